@@ -1,0 +1,226 @@
+"""Rows of a manifest: what one item is, and how JSON Lines and Parquet become checked rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anymal_lib.errors import ManifestError
+
+MODALITIES = ("image", "audio", "imu", "video")
+SPLITS = ("train", "val", "test")
+ALIASES = {
+    **{name: name for name in SPLITS},
+    **dict.fromkeys(("validation", "valid", "dev"), "val"),
+    "training": "train",
+    "testing": "test",
+}
+SEE = "See the README's section on your own data for a card and a row that work."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item of a manifest.
+
+    Attributes:
+        path: the media file, absolute; a URL stays a string.
+        text: one or several captions.
+        facts: attribute name -> the words by which a caption states it.
+        group: what splits must not share, for example the person.
+        start, end: seconds from the beginning of the file; None is the whole file.
+        rate: samples per second, where the file does not say.
+        boxes, objects: as they stand in the row.
+    """
+
+    id: str
+    split: str
+    modality: str
+    path: Path | str
+    text: tuple[str, ...]
+    facts: dict[str, str] = field(default_factory=dict)
+    group: str | None = None
+    question: str | None = None
+    answers: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
+    rate: float | None = None
+    licence: str | None = None
+    boxes: tuple[Any, ...] = ()
+    objects: tuple[Any, ...] = ()
+
+
+def read_rows(file: Path, folder: Path, modality: str) -> Iterator[tuple[str, Row]]:
+    """Yield ("file, line n", row) for every row of a file.
+
+    A row without a split takes it from a file named after one (``train.jsonl``), or has "".
+
+    Args:
+        file: JSON Lines, or Parquet by its suffix.
+        folder: the card's folder, resolved; media paths are relative to it and stay in it.
+        modality: the card's; every row must have this one and no other.
+
+    Raises:
+        ManifestError: naming the file and the line.
+    """
+    file_split = ALIASES.get(file.stem.lower(), "")
+    inside: dict[str, Path] = {}  # many rows share a file; resolving a path costs system calls
+    for where, fields in _parquet(file) if file.suffix == ".parquet" else _json_lines(file):
+        row = _row(where, fields, folder, modality, inside)
+        yield where, row if row.split else replace(row, split=file_split)
+
+
+def refusal(where: Path | str, expected: str, got: str, do: str = SEE) -> ManifestError:
+    """Build the error of a manifest: where, what was expected, what came, what to do."""
+    return ManifestError(str(where), expected=expected, got=got, do=do)
+
+
+def inside_folder(folder: Path, name: str, where: Path | str) -> Path:
+    """Resolve a path of the card or a row; it may not leave the card's folder."""
+    try:
+        path = (folder / name).resolve()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise refusal(where, "a path", f"{name!r} ({error})") from error
+    if Path(name).is_absolute() or not path.is_relative_to(folder):
+        raise refusal(where, f"a relative path that stays in {folder}", f"{name!r}")
+    return path
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file, line n", object) for the lines that are not blank; nulls are left out."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise refusal(file, "JSON Lines in UTF-8", str(error)) from error
+    if not text.strip():
+        raise refusal(file, "at least one row", "an empty file")
+    # Not splitlines(): it also cuts at characters that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise refusal(where, "one JSON object", f"{line[:60]!r} ({error})") from error
+        if not isinstance(fields, dict):
+            raise refusal(where, "one JSON object", f"{line[:60]!r}")
+        yield where, {key: value for key, value in fields.items() if value is not None}
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same for Parquet, where a column without a value is a null."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        do = "Install it (pip install pyarrow), or write the rows as JSON Lines."
+        raise refusal(file, "pyarrow, to read Parquet", "no such package", do) from error
+    try:
+        table = pyarrow.parquet.read_table(file).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
+        raise refusal(file, "a Parquet file", str(error)) from error
+    if not table:
+        raise refusal(file, "at least one row", "an empty file")
+    for number, fields in enumerate(table, start=1):
+        if isinstance(fields.get("facts"), dict):  # a struct has every key in every row
+            fields["facts"] = {k: v for k, v in fields["facts"].items() if v is not None}
+        yield f"{file}, row {number}", {k: v for k, v in fields.items() if v is not None}
+
+
+def _row(
+    where: str, fields: dict[str, Any], folder: Path, modality: str, inside: dict[str, Path]
+) -> Row:
+    """Check one row. ``inside`` remembers paths that were resolved already."""
+    found = [name for name in MODALITIES if name in fields]
+    if found != [modality]:
+        raise refusal(where, f"one modality, `{modality}` as in the card", f"{found or 'none'}")
+    name = fields[modality]
+    if not isinstance(name, str) or not name:
+        raise refusal(where, f"a path or URL in `{modality}`", repr(name))
+    if not re.match(r"https?://", name) and name not in inside:
+        inside[name] = inside_folder(folder, name, where)
+    text = _strings(where, fields, "text")
+    if not text or not all(caption.strip() for caption in text):
+        raise refusal(where, "`text` with one or several captions", repr(fields.get("text"))[:80])
+    start, end, rate = (_number(where, fields, key) for key in ("start", "end", "rate"))
+    if end is not None and end <= (start or 0.0):
+        raise refusal(where, "an `end` after the `start`", f"start {start}, end {end}")
+    if rate == 0.0:
+        raise refusal(where, "a `rate` above 0", "0")
+    return Row(
+        id=_words(where, fields, "id") or _missing(where, "id"),
+        split=_split(where, fields),
+        modality=modality,
+        path=inside.get(name, name),
+        text=text,
+        facts=_facts(where, fields),
+        group=_words(where, fields, "group"),
+        question=_words(where, fields, "question"),
+        answers=_strings(where, fields, "answers" if "answers" in fields else "answer"),
+        start=start,
+        end=end,
+        rate=rate,
+        licence=_words(where, fields, "licence"),
+        boxes=_list(where, fields, "boxes"),
+        objects=_list(where, fields, "objects"),
+    )
+
+
+def _missing(where: str, key: str) -> Any:
+    raise refusal(where, f"a field `{key}`", "a row without it")
+
+
+def _split(where: str, fields: dict[str, Any]) -> str:
+    name = _words(where, fields, "split")
+    if name is None:
+        return ""
+    if name.lower() not in ALIASES:
+        raise refusal(where, f"a split out of {SPLITS}", repr(name))
+    return ALIASES[name.lower()]
+
+
+def _words(where: str, fields: dict[str, Any], key: str) -> str | None:
+    """A field of text; whole numbers are taken as their digits, as ids often are."""
+    value = fields.get(key)
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise refusal(where, f"text in `{key}`", repr(value)[:80])
+
+
+def _strings(where: str, fields: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A field of one text or a list of them (numbers, as in answers, become text)."""
+    value = fields.get(key, [])
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in items):
+        raise refusal(where, f"text, or a list of texts, in `{key}`", repr(value)[:80])
+    return tuple(str(item) for item in items)
+
+
+def _number(where: str, fields: dict[str, Any], key: str) -> float | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1e15:  # also refuses NaN
+        raise refusal(where, f"a number, 0 or more, in `{key}`", repr(value)[:80])
+    return float(value)
+
+
+def _facts(where: str, fields: dict[str, Any]) -> dict[str, str]:
+    facts = fields.get("facts", {})
+    good = isinstance(facts, dict) and all(isinstance(w, str) and w for w in facts.values())
+    if not good:
+        raise refusal(where, "`facts` as attribute: words", repr(facts)[:80])
+    return facts
+
+
+def _list(where: str, fields: dict[str, Any], key: str) -> tuple[Any, ...]:
+    value = fields.get(key, [])
+    if not isinstance(value, list):
+        raise refusal(where, f"a list in `{key}`", repr(value)[:80])
+    return tuple(value)

