@@ -1,0 +1,26 @@
+"""AnyMAL: any-modality augmented language model, a reproducibility kit (arXiv 2309.16058).
+
+Names are loaded on first use, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "AnyMAL": "anymal_lib.model",
+    "AnyMALError": "anymal_lib.errors",
+    "Image": "anymal_lib.inputs",
+    "Imu": "anymal_lib.inputs",
+    "load_manifest": "anymal_lib.manifest",
+    "load_profile": "anymal_lib.config",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anymal_lib' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

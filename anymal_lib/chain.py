@@ -1,0 +1,282 @@
+"""The chain of notebooks without a browser: `python -m anymal_lib.chain`, or `make run`.
+
+Notebooks 01 to 07 run through Papermill in order; at the end stands a table of what was reached.
+With `--reference` the run starts from nothing (no results, an empty cache), and a copy without
+this machine's paths is stored under outputs/reference/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from anymal_lib.assets import cache_dir
+from anymal_lib.config import load_profile
+from anymal_lib.errors import AnyMALError
+from anymal_lib.runs import PARAMETERS, ROOT, from_root, write_text
+
+_COLUMNS = ("notebook", "seconds", "peak memory", "results")
+_KEPT = ("metrics.json", "curve.jsonl", "*.png")  # what a reference keeps of a notebook's folder
+_HOME = re.compile(r"(?<![\w.])/(?:home|Users)/\w|(?<![\w.])/root\b|\b[A-Z]:\\+Users\b")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+class NotebookError(AnyMALError):
+    """A notebook of the chain stopped with an error."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook that ran: its seconds, and the metrics.json it wrote."""
+
+    notebook: str
+    seconds: float
+    record: Mapping[str, Any]
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """This step as a row of the table."""
+        memory = self.record.get("peak_memory_gb")
+        return (
+            self.notebook,
+            f"{self.seconds:.0f}",
+            "" if memory is None else f"{memory:.1f} GB",
+            headline(self.record.get("metrics", {})),
+        )
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The main metrics in one line; what a notebook does not measure is left out."""
+    found = {
+        "exact match": metrics.get("exact_match"),
+        **metrics.get("attributes", {}),
+        "recall@1": metrics.get("retrieval", {}).get("recall_at_1"),
+    }
+    return ", ".join(f"{name} {100 * v:.1f} %" for name, v in found.items() if v is not None)
+
+
+def chain_notebooks() -> list[Path]:
+    """The notebooks of the chain in order, relative to the repository's root."""
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob("notebooks/0[1-7]_*.ipynb"))
+
+
+def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Step:
+    """Run one notebook; its executed copy is `<output>/<its name>`.
+
+    Raises:
+        NotebookError: a cell failed, or the kernel died.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    executed = output / notebook.name
+    seen = _shown(executed)
+    started = time.perf_counter()
+    try:
+        with chdir(ROOT):  # relative paths only, so that no machine's get into the metadata
+            declared = papermill.inspect_notebook(str(notebook))
+            papermill.execute_notebook(
+                str(notebook),
+                os.path.relpath(executed),
+                # Names of other notebooks are left out; unknown ones go on, to be refused there.
+                {k: v for k, v in parameters.items() if k in declared or k not in PARAMETERS},
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                log_output=False,
+                extra_arguments=["--log-level=ERROR"],  # ipykernel warns of TCP at each start
+            )
+    except PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}".strip().splitlines()[0].rstrip(".")
+        raise _stopped(notebook, reason, seen) from error
+    except RuntimeError as error:  # nbclient's and jupyter_client's: the kernel died
+        raise _stopped(notebook, f"{error} (out of memory?)", seen) from error
+    record = output / notebook.stem / "metrics.json"
+    return Step(
+        notebook.stem,
+        time.perf_counter() - started,
+        json.loads(record.read_text()) if record.is_file() else {},
+    )
+
+
+def _stopped(notebook: Path, reason: str, executed: str) -> NotebookError:
+    return NotebookError(
+        str(notebook), expected="a run to its end", got=reason, do=f"See {executed}."
+    )
+
+
+def run_chain(
+    profile: str, output: Path, parameters: Mapping[str, Any], *, fresh: bool = False
+) -> Iterator[str]:
+    """Run the chain and write `<output>/report.md`; yields what to show meanwhile, by line.
+
+    `fresh` removes each notebook's earlier results before it runs.
+    """
+    load_profile(profile)  # an unknown one is refused before anything starts
+    notebooks = chain_notebooks()
+    given = {**parameters, "PROFILE": profile, "OUTPUT_DIR": os.path.relpath(output, ROOT)}
+    steps = []
+    for index, notebook in enumerate(notebooks, start=1):
+        yield f"[{index}/{len(notebooks)}] {notebook.stem} ..."
+        if fresh:
+            shutil.rmtree(output / notebook.stem, ignore_errors=True)
+        steps.append(run_notebook(notebook, output, given))
+        _, seconds, _, results = steps[-1].cells()
+        yield f"[{index}/{len(notebooks)}] {notebook.stem}: {seconds} s  {results}".rstrip()
+    rows = [_COLUMNS, *(step.cells() for step in steps)]
+    report = output / "report.md"
+    write_text(report, f"# AnyMAL, profile {profile}\n\n{_markdown(rows)}\n")
+    yield f"\n{_aligned(rows)}\n\nReport: {_shown(report)}"
+
+
+def _shown(path: Path) -> str:
+    """A path as the user's shell understands it, short where it can be."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(_COLUMNS) + "|", *lines[1:]])
+
+
+def store_reference(output: Path, target: Path) -> None:
+    """Copy a run's notebooks, metrics, curves and figures to `target`, without machine paths.
+
+    Raises:
+        AnyMALError: a home folder, the user's name or a traceback would remain. Then nothing of
+            `target` has changed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replaced = _machine_paths()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
+        fresh = Path(folder) / target.name
+        for source in _reference_files(output):
+            copy = fresh / source.relative_to(output)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if source.suffix == ".png":
+                shutil.copyfile(source, copy)
+            elif source.suffix == ".ipynb":
+                content = _scrubbed(json.loads(source.read_text()), replaced)
+                copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            else:
+                copy.write_text(_without_paths(source.read_text(), replaced))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(fresh, target)
+
+
+def _reference_files(output: Path) -> Iterator[Path]:
+    yield output / "report.md"
+    for notebook in chain_notebooks():
+        yield output / notebook.name
+        for pattern in _KEPT:
+            yield from sorted((output / notebook.stem).glob(pattern))
+
+
+def _machine_paths() -> dict[str, str]:
+    """Folders of this machine and what stands for them, longest first."""
+    named = {
+        str(ROOT): ".",
+        str(cache_dir()): "<cache>",
+        sysconfig.get_path("purelib"): "<site-packages>",
+        sys.prefix: "<environment>",
+        tempfile.gettempdir(): "<tmp>",
+        str(Path.home()): "~",
+    }
+    return {path: named[path] for path in sorted(named, key=len, reverse=True) if path != "/"}
+
+
+def _scrubbed(content: Any, replaced: Mapping[str, str]) -> Any:
+    """An executed notebook's JSON without machine paths, times and dead widgets."""
+    if isinstance(content, list):
+        live = (i for i in content if not (isinstance(i, dict) and _WIDGET in i.get("data", ())))
+        return [_scrubbed(item, replaced) for item in live]
+    if isinstance(content, dict):
+        return {
+            # A figure is base64, in which a short path may occur by chance.
+            key: value if key.startswith("image/") else _scrubbed(value, replaced)
+            for key, value in content.items()
+            if key not in ("papermill", "execution", "widgets")
+        }
+    return _without_paths(content, replaced) if isinstance(content, str) else content
+
+
+def _without_paths(text: str, replaced: Mapping[str, str]) -> str:
+    for path, name in replaced.items():
+        text = re.sub(rf"(?<![\w.-]){re.escape(path)}(?![\w-])", name, text)
+    user = Path.home().name
+    # "root" is a user's name and a word of these notebooks; /root is caught as a path.
+    patterns = [_HOME, re.escape(_TRACEBACK), *([rf"\b{re.escape(user)}\b"] * (user != "root"))]
+    for pattern in patterns:
+        if found := re.search(pattern, text):
+            raise AnyMALError(
+                "reference run",
+                expected="no home folder, user name or traceback",
+                got=repr(text[max(0, found.start() - 30) : found.end() + 30]),
+                do="Correct what prints it, and run again.",
+            )
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chain from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m anymal_lib.chain", description=__doc__)
+    parser.add_argument("--profile", default="mini", help="default: mini")
+    parser.add_argument("--output", help="folder of the results; default: outputs/<profile>")
+    parser.add_argument("--reference", action="store_true", help="run afresh, store a reference")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a notebook parameter; may be repeated",
+    )
+    given = parser.parse_args(arguments)
+    parameters = dict(given.parameters)
+    if {"PROFILE", "OUTPUT_DIR"} & set(parameters):
+        parser.error("PROFILE and OUTPUT_DIR are set with --profile and --output")
+    output = from_root(given.output or Path("outputs") / given.profile)
+    try:
+        if given.reference:
+            target = ROOT / "outputs" / "reference" / given.profile
+            with tempfile.TemporaryDirectory(prefix="anymal-cache-") as cache:
+                os.environ["ANYMAL_CACHE"] = cache  # the kernels inherit it
+                _say(run_chain(given.profile, output, parameters, fresh=True))
+                store_reference(output, target)
+            _say([f"Reference: {_shown(target)}"])
+        else:
+            _say(run_chain(given.profile, output, parameters))
+    except AnyMALError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _say(lines: Iterator[str] | Sequence[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

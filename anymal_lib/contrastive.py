@@ -1,0 +1,150 @@
+"""Alignment of an encoder to the frozen text tower: symmetric InfoNCE, and what it reached.
+
+The paper demands encoders that are already aligned to text. The mini profile's are aligned here,
+as IMU2CLIP does it (arXiv 2210.14395).
+
+Shape letters: b batch, c distinct captions, e embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anymal_lib.bank import Bank
+from anymal_lib.config import TrainSpec
+from anymal_lib.encoders import Encoder
+from anymal_lib.manifest import Row
+from anymal_lib.seeds import epoch_order, generator_for
+
+_TEMPERATURE = 0.1  # at the start; learned (IMU2CLIP)
+_AVERAGING = 0.995  # decay of the weight average that is kept (ours)
+
+
+def info_nce(items: Tensor, texts: Tensor, positives: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of unit embeddings (b, e) and (b, e) -> scalar.
+
+    `positives` (b, b), symmetric, True where an item and a text say the same: a small data set
+    repeats captions within a batch, and equal captions must not repel each other. Each row's
+    target is uniform over its positives; with a diagonal it is plain InfoNCE.
+    """
+    target = positives.float()
+    target = target / target.sum(1, keepdim=True)
+    logits = logit_scale.exp() * items @ texts.T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def meaning(row: Row) -> tuple[str, ...]:
+    """What a row says: its facts where it has them, else its first caption."""
+    return tuple(row.facts[name] for name in sorted(row.facts)) or (row.text[0],)
+
+
+def align_encoder(
+    encoder: Encoder,
+    bank: Bank,
+    spec: TrainSpec,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train what `encoder` leaves trainable against its text tower; returns the losses.
+
+    The encoder is left frozen, in evaluation mode, with the average of its last weights.
+    """
+    trainable = [p for p in encoder.parameters() if p.requires_grad]
+    logit_scale = torch.nn.Parameter(torch.tensor(math.log(1 / _TEMPERATURE)))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [logit_scale], "weight_decay": 0.0, "lr": 10 * spec.learning_rate},
+        ],
+        lr=spec.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
+    meanings = [meaning(row) for row in bank.rows]
+    numbers = {m: k for k, m in enumerate(sorted(set(meanings)))}
+    labels = torch.tensor([numbers[m] for m in meanings])
+    average = deepcopy(encoder.trained_state())
+    losses = []
+    batch = min(spec.batch, len(bank))
+    encoder.train()
+    torch.manual_seed(seed)  # dropout
+    for step in range(spec.steps):
+        generator = generator_for(seed, "encoder", step)
+        index = [epoch_order(seed, len(bank), step * batch + k) for k in range(batch)]
+        pooled = bank.features(encoder, index, generator).pooled
+        texts = [_pick(bank.rows[i].text, generator) for i in index]
+        same = labels[index][:, None] == labels[index][None]
+        loss = info_nce(pooled, encoder.encode_text(texts), same, logit_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, spec.grad_clip)
+        optimizer.step()
+        schedule.step()
+        decay = min(_AVERAGING, (step + 1) / (step + 10))
+        for name, tensor in encoder.trained_state().items():
+            average[name].lerp_(tensor, 1 - decay)
+        losses.append(loss.item())
+        on_step(step + 1, losses[-1])
+    encoder.load_trained_state(average)
+    encoder.eval().requires_grad_(False)
+    return losses
+
+
+def warm_cosine(step: int, spec: TrainSpec) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
+    warm = max(1, round(spec.warmup * spec.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, spec.steps - warm)))
+
+
+def _pick(texts: Sequence[str], generator: torch.Generator) -> str:
+    return texts[int(torch.randint(len(texts), (), generator=generator))]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well an encoder finds the right text on held-out items (fractions 0-1)."""
+
+    recall_at_1: float
+    recall_at_5: float
+    zero_shot: float | None  # None without facts: there are no classes then
+    captions: int  # size of the gallery
+
+
+@torch.no_grad()
+def retrieval(encoder: Encoder, bank: Bank, batch: int = 256) -> Retrieval:
+    """Retrieval of an item's caption among the distinct captions of the bank.
+
+    The gallery holds each meaning's first caption once. Zero-shot classification compares with
+    the mean embedding of all phrasings of a meaning.
+    """
+    phrasings: dict[tuple[str, ...], set[str]] = {}
+    for row in bank.rows:
+        phrasings.setdefault(meaning(row), set()).update(row.text)
+    gallery = sorted(phrasings)
+    first = {meaning(row): row.text[0] for row in reversed(bank.rows)}
+    single = encoder.encode_text([first[m] for m in gallery])  # (c, e)
+    mean = torch.stack([encoder.encode_text(sorted(phrasings[m])).mean(0) for m in gallery])
+    pooled = torch.cat(
+        [
+            bank.features(encoder, range(start, min(start + batch, len(bank)))).pooled
+            for start in range(0, len(bank), batch)
+        ]
+    )
+    truth = torch.tensor([gallery.index(meaning(row)) for row in bank.rows])
+    ranked = (pooled @ single.T).topk(min(5, len(gallery))).indices == truth[:, None]
+    guessed = (pooled @ F.normalize(mean, dim=-1).T).argmax(1) == truth
+    return Retrieval(
+        recall_at_1=ranked[:, 0].float().mean().item(),
+        recall_at_5=ranked.any(1).float().mean().item(),
+        zero_shot=guessed.float().mean().item() if bank.rows[0].facts else None,
+        captions=len(gallery),
+    )

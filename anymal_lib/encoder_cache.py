@@ -1,0 +1,87 @@
+"""Encoders that the kit aligns itself: trained once for a data set, then read from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from anymal_lib.assets import cache_dir
+from anymal_lib.bank import Bank, build_bank
+from anymal_lib.config import Profile, to_plain
+from anymal_lib.contrastive import align_encoder
+from anymal_lib.encoders import BUILDERS, Encoder
+from anymal_lib.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+# Raise it when an encoder, its augmentation or its training changes: cached ones are then stale.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReadyEncoder:
+    """An aligned, frozen encoder; losses and seconds where it was trained just now."""
+
+    encoder: Encoder
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+def ready_encoder(
+    profile: Profile,
+    modality: str,
+    manifest: Manifest,
+    seed: int,
+    *,
+    train_bank: Callable[[Encoder], Bank] | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> ReadyEncoder:
+    """The profile's encoder for `modality`, aligned on the training split of `manifest`.
+
+    Pretrained encoders come as they are. Others are trained here unless the cache holds the same
+    spec, data and seed. `train_bank` hands over rows that the caller has encoded anyway.
+    """
+    spec: Any = profile.modality(modality).encoder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = BUILDERS[modality](spec)
+    if not encoder.trained_state():
+        return ReadyEncoder(encoder.eval().requires_grad_(False))
+    key = json.dumps([VERSION, to_plain(spec), manifest.checksum, seed], sort_keys=True)
+    name = f"{modality}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    path = cache_dir() / "encoders" / name
+    if path.is_file():
+        encoder.load_trained_state(load_file(path))
+        return ReadyEncoder(encoder.eval().requires_grad_(False))
+    log.info("Aligning the %s encoder to text on '%s' ...", modality, manifest.card.name)
+    bank = (train_bank or _bank(profile, manifest))(encoder)
+    started = time.perf_counter()
+    losses = align_encoder(encoder, bank, spec.align, seed, on_step)
+    seconds = time.perf_counter() - started
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    save_file({k: v.contiguous() for k, v in encoder.trained_state().items()}, partial)
+    os.replace(partial, path)
+    return ReadyEncoder(encoder, tuple(losses), seconds)
+
+
+def _bank(profile: Profile, manifest: Manifest) -> Callable[[Encoder], Bank]:
+    def build(encoder: Encoder) -> Bank:
+        return build_bank(
+            encoder,
+            manifest.split("train"),
+            batch=profile.encode_batch,
+            max_bad_share=profile.max_bad_share,
+            title=f"{manifest.card.name}/train",
+        )
+
+    return build

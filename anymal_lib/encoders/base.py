@@ -1,0 +1,107 @@
+"""What every encoder offers, whatever it senses.
+
+Shape letters: b batch, n encoder tokens, d encoder width, e width of the text-aligned embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says of a batch.
+
+    sequence (b, n, d); pooled (b, e) of unit length and aligned to text; mask (b, n), True where
+    a position of the sequence is real, or None when all are.
+    """
+
+    sequence: Tensor
+    pooled: Tensor
+    mask: Tensor | None = None
+
+    def take(self, index: Tensor) -> Features:
+        """The features of some items: index (k,) -> batch of k."""
+        mask = None if self.mask is None else self.mask[index]
+        return Features(self.sequence[index], self.pooled[index], mask)
+
+    @staticmethod
+    def stack(parts: Sequence[Features]) -> Features:
+        """Join batches; sequences of different length are padded and masked."""
+        longest = max(part.sequence.shape[1] for part in parts)
+        if all(part.sequence.shape[1] == longest and part.mask is None for part in parts):
+            return Features(
+                torch.cat([part.sequence for part in parts]),
+                torch.cat([part.pooled for part in parts]),
+            )
+        sequences, masks = [], []
+        for part in parts:
+            missing = longest - part.sequence.shape[1]
+            mask = part.mask
+            if mask is None:
+                mask = torch.ones(part.sequence.shape[:2], dtype=torch.bool)
+            sequences.append(F.pad(part.sequence, (0, 0, 0, missing)))
+            masks.append(F.pad(mask, (0, missing), value=False))
+        pooled = torch.cat([part.pooled for part in parts])
+        return Features(torch.cat(sequences), pooled, torch.cat(masks))
+
+
+class Encoder(nn.Module):
+    """A modality encoder whose pooled embedding lives in a text tower's space.
+
+    The forward pass has two parts, so that alignment and the adapters can keep the first in
+    memory: `frozen` never changes, `aligned` holds what contrastive alignment trains here (none
+    for encoders that arrive aligned). After alignment all of it is frozen.
+    """
+
+    modality: str
+    sequence_width: int  # d
+    pooled_width: int  # e
+    text_aligned: bool = True
+
+    @abstractmethod
+    def prepare(self, item: Any) -> Tensor:
+        """One raw input -> the tensor that `frozen` takes, without the batch dimension."""
+
+    @abstractmethod
+    def frozen(self, batch: Tensor) -> Tensor:
+        """Prepared inputs (b, ...) -> intermediate features (b, ...), without gradient."""
+
+    @abstractmethod
+    def aligned(self, intermediate: Tensor) -> Features:
+        """Intermediate features -> what adapters and retrieval use."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (len(texts), e), unit length, from the frozen text tower."""
+
+    def augment(self, intermediate: Tensor, generator: torch.Generator) -> Tensor:
+        """A random variant of training inputs; the identity where a modality has none."""
+        return intermediate
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that were trained here and belong into a saved model."""
+        return {}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trained_state` gave."""
+
+    def checksum(self) -> str:
+        """SHA-256 of what was trained here; a pretrained encoder is named by its spec instead."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.trained_state().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def forward(self, batch: Tensor) -> Features:
+        """Prepared inputs (b, ...) -> Features."""
+        return self.aligned(self.frozen(batch))

@@ -1,0 +1,66 @@
+"""The frozen text tower that encoders are aligned to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TextTower:
+    """Texts -> unit-length embeddings (len(texts), e) of a frozen text encoder."""
+
+    def __init__(
+        self, encode: Callable[[Tensor], Tensor], tokenize: Callable[[list[str]], Tensor]
+    ) -> None:
+        self._encode = encode
+        self._tokenize = tokenize
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts; each distinct text is encoded once per process."""
+        new = sorted({text for text in texts if text not in self._known}, key=len)
+        for start in range(0, len(new), 64):
+            chunk = new[start : start + 64]
+            embeddings = F.normalize(self._encode(self._tokenize(chunk)).float(), dim=-1)
+            self._known.update(zip(chunk, embeddings, strict=True))
+        return torch.stack([self._known[text] for text in texts])
+
+
+def sentence_tower(folder: Path) -> tuple[TextTower, int]:
+    """A sentence encoder in transformers' format (MiniLM) as open_clip's text tower.
+
+    Returns the tower and its width e.
+    """
+    from open_clip.hf_model import HFTextEncoder
+    from open_clip.tokenizer import HFTokenizer
+    from transformers import AutoConfig
+
+    width = AutoConfig.from_pretrained(folder).hidden_size
+    model = HFTextEncoder(str(folder), output_dim=width, pooler_type="mean_pooler")
+    tokenizer = HFTokenizer(str(folder), context_length=64)
+    return TextTower(_frozen(model), lambda texts: _trim(tokenizer(texts))), width
+
+
+def _trim(ids: Tensor) -> Tensor:
+    """Cut the padding (0) that every text of the batch has: (b, 64) -> (b, longest)."""
+    return ids[:, : int((ids != 0).sum(1).max())]
+
+
+def open_clip_tower(name: str) -> tuple[TextTower, int]:
+    """The text tower of an open_clip model, named "model/pretrained"; returns it and width e."""
+    import open_clip
+
+    architecture, pretrained = name.split("/", 1)
+    model = open_clip.create_model(architecture, pretrained=pretrained)
+    width = open_clip.get_model_config(architecture)["embed_dim"]
+    frozen = _frozen(model)
+    return TextTower(frozen.encode_text, open_clip.get_tokenizer(architecture)), width
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)

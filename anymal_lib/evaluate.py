@@ -1,0 +1,169 @@
+"""Captions of held-out items, and whether they rest on the input at all.
+
+Every score stands beside three controls: a blank input, the features of another item, and a
+prompt without any modality tokens. A captioner can look fine and be blind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anymal_lib.bank import Bank, encode_aligned, encode_frozen
+from anymal_lib.contrastive import meaning
+from anymal_lib.encoders import Features
+from anymal_lib.inputs import Image, Imu
+from anymal_lib.metrics import (
+    Interval,
+    bootstrap,
+    cider_d,
+    facts_right,
+    is_reference,
+    rouge_l,
+)
+from anymal_lib.model import AnyMAL
+from anymal_lib.prompt import render
+from anymal_lib.seeds import generator_for
+
+CONTROLS = ("clean", "blank", "shuffled", "removed")
+
+# A grey picture; five seconds of a sensor that feels nothing, not even gravity.
+BLANKS: dict[str, Any] = {
+    "image": Image(np.full((64, 64, 3), 128, dtype=np.uint8)),
+    "imu": Imu(np.zeros((250, 6), dtype=np.float32), rate=50),
+}
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """Scores of one modality on held-out items (fractions 0-1; CIDEr-D up to 10).
+
+    `grounding_score` names what `grounding` counts: exact match where rows state facts, else
+    ROUGE-L, because free captions hardly ever match word for word.
+    """
+
+    captions: list[str]
+    right: list[bool]  # which captions state every fact (or, without facts, equal a reference)
+    exact_match: Interval
+    attributes: dict[str, float]
+    cider_d: float | None
+    rouge_l: float
+    grounding: dict[str, Interval]
+    grounding_score: str
+
+    @property
+    def attribute_accuracy(self) -> float | None:
+        """Mean accuracy over the facts; None without facts."""
+        if not self.attributes:
+            return None
+        return sum(self.attributes.values()) / len(self.attributes)
+
+
+def evaluate_captions(
+    model: AnyMAL,
+    modality: str,
+    bank: Bank,
+    fact_values: dict[str, list[str]],
+    *,
+    seed: int = 0,
+    controls: tuple[str, ...] = CONTROLS,
+) -> CaptionReport:
+    """Caption every row of `bank` greedily, with its input and under each control."""
+    said = {control: captions(model, modality, bank, control, seed) for control in controls}
+    has_facts = all(row.facts for row in bank.rows)
+    clean = said["clean"]
+    truth = [row.text for row in bank.rows]
+    per_fact = [
+        facts_right(caption, row.facts, fact_values)
+        for caption, row in zip(clean, bank.rows, strict=True)
+    ]
+    exact = {control: _exact(texts, bank, fact_values) for control, texts in said.items()}
+    return CaptionReport(
+        captions=clean,
+        right=[score == 1 for score in exact["clean"]],
+        exact_match=bootstrap(exact["clean"], seed),
+        attributes={
+            name: float(np.mean([facts[name] for facts in per_fact]))
+            for name in (sorted(fact_values) if has_facts else ())
+        },
+        cider_d=cider_d(clean, truth),
+        rouge_l=float(rouge_l(clean, truth).mean()),
+        grounding={
+            control: bootstrap(exact[control] if has_facts else rouge_l(texts, truth), seed)
+            for control, texts in said.items()
+        },
+        grounding_score="exact_match" if has_facts else "rouge_l",
+    )
+
+
+def _exact(texts: list[str], bank: Bank, fact_values: dict[str, list[str]]) -> list[float]:
+    """1 where a caption has every fact right (or, without facts, equals a reference)."""
+    return [
+        float(
+            all(facts_right(text, row.facts, fact_values).values())
+            if row.facts
+            else is_reference(text, row.text)
+        )
+        for text, row in zip(texts, bank.rows, strict=True)
+    ]
+
+
+def captions(
+    model: AnyMAL, modality: str, bank: Bank, control: str = "clean", seed: int = 0
+) -> list[str]:
+    """Greedy captions of all rows under the first instruction, the input as `control` says."""
+    spec = model.spec(modality)
+    parts: list[Any] = [spec.instructions[0] + " "]
+    if control != "removed":
+        parts.append(object())  # the item's place; its tokens are computed below
+    prompt = render(model.llm, parts, system=model.profile.system)
+    if control in ("blank", "removed"):  # the same prompt for every row: one answer
+        tokens = [] if control == "removed" else [_blank_tokens(model, modality)]
+        answer = model.respond([prompt], tokens, max_new_tokens=spec.max_new_tokens)
+        return answer * len(bank)
+    order = _derangement(bank, seed) if control == "shuffled" else list(range(len(bank)))
+    tokens = modality_tokens(model, modality, bank)
+    return model.respond(
+        [prompt] * len(bank), [tokens[k] for k in order], max_new_tokens=spec.max_new_tokens
+    )
+
+
+@torch.inference_mode()
+def modality_tokens(model: AnyMAL, modality: str, bank: Bank) -> Tensor:
+    """The adapter's tokens of every row: (rows, q, w)."""
+    encoder, adapter = model.encoders[modality], model.adapters[modality]
+    size = model.profile.encode_batch
+    starts = range(0, len(bank), size)
+    return torch.cat(
+        [
+            adapter(bank.features(encoder, range(start, min(start + size, len(bank)))))
+            for start in starts
+        ]
+    )
+
+
+@torch.inference_mode()
+def _blank_tokens(model: AnyMAL, modality: str) -> Tensor:
+    encoder = model.encoders[modality]
+    prepared = encoder.prepare(BLANKS[modality]).to(model.llm.device)
+    features: Features = encode_aligned(encoder, encode_frozen(encoder, [prepared], 1))
+    return model.adapters[modality](features)[0]
+
+
+def _derangement(bank: Bank, seed: int) -> list[int]:
+    """Another row for every row: shuffled, then shifted within the shuffle so none stays."""
+    generator = generator_for(seed, "shuffled control", 0)
+    order = torch.randperm(len(bank), generator=generator).tolist()
+    shifted = order[1:] + order[:1]
+    partner = dict(zip(order, shifted, strict=True))
+    return [partner[k] for k in range(len(bank))]
+
+
+def chance(bank: Bank) -> float:
+    """The best exact match that needs no input: the share of the most common meaning."""
+    meanings = [meaning(row) for row in bank.rows]
+    return max(meanings.count(m) for m in set(meanings)) / len(meanings)

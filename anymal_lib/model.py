@@ -1,0 +1,212 @@
+"""AnyMAL: frozen encoders, trained adapters and a frozen LLM that reads their tokens.
+
+Shape letters: b batch, q modality tokens, w width of the LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anymal_lib.adapters import build_adapter
+from anymal_lib.bank import encode_aligned, encode_frozen
+from anymal_lib.config import ModalitySpec, Profile, load_profile
+from anymal_lib.encoders import Encoder
+from anymal_lib.errors import InputError
+from anymal_lib.inputs import Image, Imu
+from anymal_lib.llm import FrozenLLM, load_llm
+from anymal_lib.prompt import Prompt, render, splice, split_prefix
+
+MODALITY_OF: dict[type, str] = {Image: "image", Imu: "imu"}
+
+
+class AnyMAL:
+    """The whole model; only `adapters` ever learn.
+
+    Build it with `from_profile` (fresh adapters) or `from_pretrained` (saved ones).
+    """
+
+    def __init__(self, llm: FrozenLLM, profile: Profile) -> None:
+        self.llm = llm
+        self.profile = profile
+        self.encoders: dict[str, Encoder] = {}
+        self.adapters = nn.ModuleDict()
+
+    @classmethod
+    def from_profile(cls, name: str | Profile, *, bits: int | None = None, seed: int = 0) -> AnyMAL:
+        """The profile's LLM and aligned encoders with fresh adapters.
+
+        Encoders that the profile aligns itself are trained on first use (a minute or two for
+        `mini`) and cached. `bits` overrides the profile's precision of the LLM.
+        """
+        from anymal_lib.encoder_cache import ready_encoder
+        from anymal_lib.sources import profile_manifest
+
+        profile = load_profile(name) if isinstance(name, str) else name
+        model = cls(load_llm(profile.llm, bits=bits or profile.bits), profile)
+        for modality, spec in profile.modalities.items():
+            manifest = profile_manifest(spec.manifest)
+            model.add(modality, ready_encoder(profile, modality, manifest, seed).encoder, seed)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path, *, bits: int | None = None) -> AnyMAL:
+        """A saved model from a folder or a hub id; see `anymal_lib.saving`."""
+        from anymal_lib.saving import load
+
+        return load(place, bits=bits)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write adapters (safetensors) with the base model's identity and checksum."""
+        from anymal_lib.saving import save
+
+        return save(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True) -> str:
+        """Upload what `save_pretrained` writes; returns the repository's address."""
+        from anymal_lib.saving import push
+
+        return push(self, repo_id, private=private)
+
+    def add(self, modality: str, encoder: Encoder, seed: int = 0) -> nn.Module:
+        """Attach an encoder with a fresh adapter as the profile describes it; returns it."""
+        spec = self.profile.modality(modality)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter = build_adapter(
+                spec.adapter,
+                sequence_width=encoder.sequence_width,
+                pooled_width=encoder.pooled_width,
+                llm_width=self.llm.width,
+                out_rms=self.llm.embedding_rms,
+            )
+        self.encoders[modality] = encoder.eval().requires_grad_(False).to(self.llm.device)
+        self.adapters[modality] = adapter.to(self.llm.device)
+        return self.adapters[modality]
+
+    def spec(self, modality: str) -> ModalitySpec:
+        """The profile's part for a modality that this model can read."""
+        return self.profile.modality(modality)
+
+    def response_loss(self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> Tensor:
+        """Mean over prompts of the mean negative log-likelihood of the response's tokens.
+
+        Logits are computed for response rows only. A mean per prompt makes gradient accumulation
+        equal to one large batch.
+        """
+        prefix, rest = split_prefix(prompts)
+        # Padding on the right needs no mask: causal attention never looks there.
+        batch = splice(self.llm, rest, modality_tokens, pad_left=False)
+        past = self.llm.remember(prefix, len(prompts)) if prefix else None
+        hidden = self.llm.hidden(
+            batch.embeddings, past_key_values=past, use_cache=past is not None
+        )  # (b, t, w)
+        logits = self.llm.logits(hidden.flatten(0, 1)[batch.rows])
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (k,)
+        counts = torch.tensor([len(p.response) for p in prompts], device=losses.device)
+        return (losses / counts.repeat_interleave(counts)).sum() / len(prompts)
+
+    @torch.inference_mode()
+    def encode(self, items: Sequence[Any]) -> list[Tensor]:
+        """Raw items of any modality -> their modality tokens, (q, w) each, in order."""
+        tokens: list[Tensor | None] = [None] * len(items)
+        kinds = [self._modality_of(item) for item in items]
+        for modality in sorted(set(kinds)):
+            places = [k for k, kind in enumerate(kinds) if kind == modality]
+            encoder = self.encoders[modality]
+            prepared = [encoder.prepare(items[k]).to(self.llm.device) for k in places]
+            frozen = encode_frozen(encoder, prepared, self.profile.encode_batch)
+            for k, span in zip(
+                places, self.adapters[modality](encode_aligned(encoder, frozen)), strict=True
+            ):
+                tokens[k] = span
+        return tokens  # type: ignore[return-value]
+
+    def generate(self, prompt: Sequence[Any] | str, *, max_new_tokens: int = 32) -> str | list[str]:
+        """Answer a prompt, or a batch of prompts, greedily.
+
+        A prompt is a text or a list of texts and items in any order and number, for example
+        `["What is this person doing? ", Imu(array, rate=50)]`; a list of such lists is a batch.
+        Raises `InputError` for an empty prompt or an item that cannot be read.
+        """
+        if isinstance(prompt, str):
+            return self.generate([[prompt]], max_new_tokens=max_new_tokens)[0]
+        if not prompt or not all(isinstance(part, list | tuple) for part in prompt):
+            return self.generate([list(prompt)], max_new_tokens=max_new_tokens)[0]
+        prompts = [render(self.llm, parts, system=self.profile.system) for parts in prompt]
+        items = [part for parts in prompt for part in parts if not isinstance(part, str)]
+        return self.respond(prompts, self.encode(items), max_new_tokens=max_new_tokens)
+
+    @torch.inference_mode()
+    def respond(
+        self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], *, max_new_tokens: int
+    ) -> list[str]:
+        """Greedy responses to rendered prompts; modality tokens in the order of all items.
+
+        Prompts of similar length are generated together; padding is on the left and masked, so
+        an answer does not depend on its neighbours.
+        """
+        spans, start = [], 0
+        for prompt in prompts:
+            spans.append(modality_tokens[start : start + prompt.items])
+            start += prompt.items
+        length = [sum(map(len, p.pieces)) + sum(map(len, s)) for p, s in zip(prompts, spans)]  # noqa: B905
+        order = sorted(range(len(prompts)), key=length.__getitem__)
+        answers: dict[int, str] = {}
+        for first in range(0, len(order), self.profile.eval_batch):
+            chunk = order[first : first + self.profile.eval_batch]
+            ids = self._greedy(
+                [prompts[k] for k in chunk],
+                [span for k in chunk for span in spans[k]],
+                max_new_tokens,
+            )
+            texts = self.llm.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            answers.update(zip(chunk, map(str.strip, texts), strict=True))
+        return [answers[k] for k in range(len(prompts))]
+
+    def _greedy(
+        self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], max_new_tokens: int
+    ) -> Tensor:
+        """Most likely tokens of one batch: (b, up to max_new_tokens), ended rows filled up."""
+        prefix, rest = split_prefix(prompts)
+        batch = splice(self.llm, rest, modality_tokens, pad_left=True)
+        past = self.llm.remember(prefix, len(prompts)) if prefix else None
+        embeddings, mask, place = batch.embeddings, None, {}
+        if batch.mask is not None:
+            mask = F.pad(batch.mask.long(), (len(prefix), 0), value=1)  # (b, prefix + t)
+            place = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, len(prefix) :]}
+        ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.llm.device)
+        said: list[Tensor] = []
+        while len(said) < max_new_tokens and not ended.all():
+            out = self.llm.model.base_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                past_key_values=past,
+                use_cache=True,
+                **place,
+            )
+            past = out.past_key_values
+            best = self.llm.logits(out.last_hidden_state[:, -1]).argmax(-1)
+            said.append(best.masked_fill(ended, self.llm.end_of_turn))
+            ended |= best == self.llm.end_of_turn
+            embeddings = self.llm.embed(said[-1][:, None])
+            if mask is not None:
+                mask = F.pad(mask, (0, 1), value=1)
+                place = {"position_ids": place["position_ids"][:, -1:] + 1}
+        return torch.stack(said, dim=1)
+
+    def _modality_of(self, item: Any) -> str:
+        modality = MODALITY_OF.get(type(item))
+        if modality not in self.encoders:
+            raise InputError(
+                f"prompt item of type {type(item).__name__}",
+                expected=f"text or an item of {sorted(self.encoders)}",
+                got=f"{modality or type(item).__name__}",
+                do="Wrap the input, for example Image(path), or load a model with this modality.",
+            )
+        return modality

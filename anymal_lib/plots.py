@@ -1,0 +1,226 @@
+"""Figures of the notebooks. Each function returns a matplotlib figure and shows nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from anymal_lib.config import Profile
+from anymal_lib.inputs import Image, Imu, open_row
+from anymal_lib.manifest import Row
+from anymal_lib.metrics import Interval, named_value
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
+
+    from anymal_lib.evaluate import CaptionReport
+    from anymal_lib.train import StepReport
+
+_AXES = "xyz"
+_GOOD, _BAD, _NEUTRAL = "#1b7837", "#b2182b", "#4d4d4d"
+
+
+def samples(
+    rows: Sequence[Row], captions: Sequence[str] | None = None, right: Sequence[bool] | None = None
+) -> Figure:
+    """Items with captions below: what the data says or, with `captions`, what the model said.
+
+    With `right`, correct captions are green and wrong ones red with the truth below.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.1 * columns, 2.6 * lines), squeeze=False, layout="constrained"
+    )
+    for k, axis in enumerate(axes.flat):
+        if k >= len(rows):
+            axis.axis("off")
+            continue
+        row = rows[k]
+        draw_item(axis, open_row(row))
+        text, colour = (captions[k] if captions else row.text[0]), _NEUTRAL
+        if right is not None:
+            colour = _GOOD if right[k] else _BAD
+            text += "" if right[k] else f"\n(truth: {row.text[0]})"
+        axis.set_title(_wrapped(text), fontsize=8, color=colour)
+    return figure
+
+
+def answers(rows: Sequence[Row], report: CaptionReport, count: int = 8) -> Figure:
+    """Held-out items with what the model said: mistakes first (at most half), then right ones."""
+    wrong = [k for k, right in enumerate(report.right) if not right][: count // 2]
+    good = [k for k, right in enumerate(report.right) if right]
+    spread = good[:: max(1, len(good) // count)][: count - len(wrong)]
+    chosen = wrong + spread
+    return samples(
+        [rows[k] for k in chosen],
+        [report.captions[k] for k in chosen],
+        [report.right[k] for k in chosen],
+    )
+
+
+def draw_item(axis: plt.Axes, item: Image | Imu) -> None:
+    """One raw input on an axis: the picture, or the six channels over time."""
+    if isinstance(item, Image):
+        axis.imshow(item.load())
+        axis.axis("off")
+        return
+    signal = item.load()
+    seconds = np.arange(len(signal.samples)) / signal.rate
+    for k in range(3):
+        axis.plot(seconds, signal.samples[:, k], lw=1, color=f"C{k}", label=f"acc {_AXES[k]}")
+        axis.plot(seconds, signal.samples[:, 3 + k] / 4 - 3, lw=0.8, color=f"C{k}", ls=":")
+    axis.set_xlabel("s", fontsize=7)
+    axis.set_yticks([0, -3], ["acc", "gyro"], fontsize=7)
+    axis.tick_params(labelsize=7)
+
+
+def loss_curve(
+    curves: Mapping[str, Sequence[StepReport]] | Mapping[str, Sequence[float]], title: str
+) -> Figure:
+    """Loss over steps, one line a run, with a running mean."""
+    figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    for k, (name, curve) in enumerate(curves.items()):
+        losses = np.array([getattr(point, "loss", point) for point in curve], dtype=float)
+        steps = np.arange(1, len(losses) + 1)
+        axis.plot(steps, losses, color=f"C{k}", alpha=0.25, lw=1)
+        axis.plot(steps, _running_mean(losses), color=f"C{k}", lw=1.8, label=name)
+    axis.set(xlabel="step", ylabel="loss (nats)", title=title, yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(frameon=False)
+    return figure
+
+
+def grounding(controls: Mapping[str, Interval], chance: float, score: str) -> Figure:
+    """Score with its interval, clean against the controls, and the best blind answer."""
+    figure, axis = plt.subplots(figsize=(6.5, 2.4), layout="constrained")
+    names = list(controls)
+    values = np.array([controls[name].value for name in names])
+    spread = np.array([[c.value - c.low, c.high - c.value] for c in controls.values()]).T
+    colours = [_GOOD if name == "clean" else _NEUTRAL for name in names]
+    axis.barh(names, values, xerr=spread, color=colours, height=0.6, capsize=3)
+    axis.axvline(chance, color=_BAD, ls="--", lw=1, label=f"best blind answer {chance:.2f}")
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1.05), xlabel=score.replace("_", " "))
+    axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def confusion(
+    rows: Sequence[Row], captions: Sequence[str], fact: str, values: Sequence[str]
+) -> Figure:
+    """How often a fact's value (rows) was named as which value (columns)."""
+    truth = [row.facts[fact] for row in rows]
+    named = [named_value(caption, values) for caption in captions]
+    columns = [*values, "none or several"]
+    counts = np.zeros((len(values), len(columns)), dtype=int)
+    for true, said in zip(truth, named, strict=True):
+        counts[values.index(true), columns.index(said) if said else -1] += 1
+    side = 0.55 * len(values)
+    figure, axis = plt.subplots(figsize=(3 + side, 1.6 + side), layout="constrained")
+    axis.imshow(counts / np.maximum(1, counts.sum(1, keepdims=True)), cmap="Greens", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            axis.text(j, i, count, ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    axis.set_yticks(range(len(values)), values, fontsize=8)
+    axis.set(xlabel="named in the caption", ylabel="true")
+    return figure
+
+
+def _running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _wrapped(text: str, width: int = 34) -> str:
+    from textwrap import fill
+
+    return "\n".join(fill(line, width) for line in text.splitlines())
+
+
+class LiveCurve:
+    """A loss curve that grows while a run trains; give it as `on_step`.
+
+    It redraws in place every few seconds, so an executed notebook holds its last state only.
+    """
+
+    def __init__(self, title: str, every: float = 5.0) -> None:
+        self.title = title
+        self.every = every
+        self.curve: list[StepReport] = []
+        self._handle: DisplayHandle | None = None
+        self._drawn = 0.0
+
+    def __call__(self, report: StepReport) -> None:
+        """Take one step's report."""
+        self.curve.append(report)
+        if self._handle is None or time.monotonic() - self._drawn > self.every:
+            self.draw()
+
+    def draw(self) -> None:
+        """Show the curve so far."""
+        from IPython.display import display
+
+        last = self.curve[-1]
+        title = f"{self.title}: step {last.step}, loss {last.loss:.3f}, {last.seconds:.0f} s"
+        figure = loss_curve({"training loss": self.curve}, title)
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+        plt.close(figure)
+        self._drawn = time.monotonic()
+
+
+def system(profile: Profile) -> Figure:
+    """AnyMAL in one picture, drawn from a profile."""
+    figure, axis = plt.subplots(figsize=(10, 1.7 + 1.15 * len(profile.modalities)))
+    axis.set(xlim=(0, 10), ylim=(-0.3, len(profile.modalities) + 1))
+    axis.axis("off")
+    middle = len(profile.modalities) / 2
+    for k, (name, spec) in enumerate(reversed(profile.modalities.items())):
+        level = k + 0.25
+        adapter = f"{spec.adapter.kind}\n{spec.adapter.tokens} tokens"
+        if spec.adapter.kind == "resampler":
+            adapter = (
+                f"{spec.adapter.kind}, {spec.adapter.layers} layers\n{spec.adapter.tokens} tokens"
+            )
+        _box(axis, 0.1, level, 1.3, name, "white")
+        _box(axis, 2.0, level, 2.0, f"{name} encoder\naligned to text", _FROZEN)
+        _box(axis, 4.6, level, 1.9, adapter, _TRAINED)
+        for start, end in ((1.4, 2.0), (4.0, 4.6)):
+            _arrow(axis, (start, level + 0.28), (end, level + 0.28))
+        _arrow(axis, (6.5, level + 0.28), (7.2, middle))
+    _box(axis, 4.6, len(profile.modalities) + 0.25, 1.9, "instruction\n(text tokens)", "white")
+    _arrow(axis, (6.5, len(profile.modalities) + 0.53), (7.2, middle + 0.3))
+    source = getattr(profile.llm, "package", None) or getattr(profile.llm, "repo_id", "")
+    _box(axis, 7.2, middle - 0.45, 1.6, f"LLM\n{source.split('/')[-1]}", _FROZEN, height=1.1)
+    _arrow(axis, (8.8, middle + 0.1), (9.2, middle + 0.1))
+    axis.text(9.25, middle + 0.1, "answer", va="center", fontsize=10)
+    for x, colour, text in ((0.1, _FROZEN, "frozen"), (1.4, _TRAINED, "trained here")):
+        axis.add_patch(plt.Rectangle((x, -0.25), 0.25, 0.2, fc=colour, ec="black", lw=0.8))
+        axis.text(x + 0.33, -0.15, text, va="center", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+_FROZEN, _TRAINED = "#d9e6f2", "#f9d9b4"
+
+
+def _box(
+    axis: plt.Axes, x: float, y: float, width: float, text: str, colour: str, height: float = 0.56
+) -> None:
+    axis.add_patch(plt.Rectangle((x, y), width, height, fc=colour, ec="black", lw=0.9))
+    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(axis: plt.Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "lw": 1.1})

@@ -1,0 +1,292 @@
+"""A notebook's run: its checked parameters, its output folder and its metrics.json.
+
+Papermill passes unknown names and mistyped values on without a word; `start` refuses them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from anymal_lib.config import ModalitySpec, Profile, load_profile
+from anymal_lib.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
+
+_PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "open_clip_torch", "timm")
+_INJECTED = "# Parameters"  # how Papermill's own cell begins
+
+
+def _positive(value: Any) -> int:
+    number = int(value)
+    if number != float(value) or number < 1:
+        raise ValueError("not a whole number above 0")
+    return number
+
+
+def _seed(value: Any) -> int:
+    number = int(value)
+    if number != float(value) or number < 0:
+        raise ValueError("not a whole number of at least 0")
+    return number
+
+
+def _rate(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < 1:
+        raise ValueError("not between 0 and 1")
+    return number
+
+
+def _bits(value: Any) -> int:
+    if int(value) not in (32, 16, 8, 4):
+        raise ValueError("not 32, 16, 8 or 4")
+    return int(value)
+
+
+def _fold(value: Any) -> int | str:
+    if str(value) == "all":
+        return "all"
+    if int(value) not in range(1, 6):
+        raise ValueError("not 1 to 5 or 'all'")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError("not True or False")
+    return text == "true"
+
+
+# Every notebook parameter, how it is read and what it may be.
+PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "PROFILE": (str, "a profile's name"),
+    "SEED": (_seed, "a whole number of at least 0"),
+    "OUTPUT_DIR": (str, "a folder"),
+    "MANIFEST": (str, "the path of a card.yaml"),
+    "STEPS": (_positive, "alignment steps, a whole number above 0"),
+    "ENCODER_STEPS": (_positive, "encoder alignment steps, a whole number above 0"),
+    "BATCH": (_positive, "samples a step, a whole number above 0"),
+    "LEARNING_RATE": (_rate, "a number between 0 and 1"),
+    "TOKENS": (_positive, "modality tokens, a whole number above 0"),
+    "LAYERS": (_positive, "resampler layers, a whole number above 0"),
+    "BITS": (_bits, "32, 16, 8 or 4"),
+    "COMPARE_BITS": (_flag, "True or False"),
+    "FOLD": (_fold, "1 to 5, or 'all'"),
+    "LIMIT": (_positive, "items of each split, a whole number above 0"),
+}
+
+
+@dataclass
+class Run:
+    """A notebook's configuration and where its results go.
+
+    `asked` holds the parameters that were set (the others follow the profile).
+    """
+
+    notebook: str
+    profile: Profile
+    seed: int
+    output: Path
+    manifest: Path | None
+    asked: dict[str, Any]
+    started: float = field(default_factory=time.perf_counter)
+
+    def for_modality(self, modality: str) -> Profile:
+        """The profile with this run's parameters put into one modality."""
+        spec = _override(self.profile.modality(modality), self.asked)
+        profile = self.profile.with_modality(modality, spec)
+        return replace(profile, bits=self.asked.get("BITS", profile.bits))
+
+    def finish(self, metrics: Mapping[str, Any], *, data: Mapping[str, str], n: int) -> Path:
+        """Write metrics.json (see the README for its keys) and return its path.
+
+        `data` maps manifest names to checksums; `n` is how many held-out items were scored.
+        """
+        record = {
+            "profile": self.profile.name,
+            "seed": self.seed,
+            "notebook": self.notebook,
+            "parameters": {k: v for k, v in self.asked.items() if k not in _PLACES},
+            "versions": _versions(),
+            "git": _git(),
+            "device": device_name(),
+            "data": dict(data),
+            "n": n,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "metrics": plain(metrics),
+        }
+        path = self.output / "metrics.json"
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        return path
+
+
+_PLACES = ("OUTPUT_DIR", "MANIFEST")
+
+
+def start(notebook: str, variables: Mapping[str, Any]) -> Run:
+    """Check a notebook's parameters and return its run.
+
+    `variables` is the notebook's `globals()`. `None` means the profile's value. Raises
+    `ConfigError` for a name that no notebook has, and for a value of the wrong kind.
+    """
+    known = {name for name in PARAMETERS if name in variables}
+    for name in _given_names(variables) - known:
+        close = get_close_matches(name.upper(), known, n=1)
+        raise ConfigError(
+            f"notebook parameter {name}",
+            expected=f"one of {sorted(known)}",
+            got=name,
+            do=f"Did you mean {close[0]}?" if close else "Remove it.",
+        )
+    asked = {
+        name: _cast(name, variables[name])
+        for name in sorted(known)
+        if variables[name] is not None and str(variables[name]).lower() not in ("none", "null")
+    }
+    profile = load_profile(asked.pop("PROFILE", "mini"))
+    seed = asked.pop("SEED", 0)
+    base = from_root(asked.get("OUTPUT_DIR") or Path("outputs") / profile.name)
+    output = base / notebook
+    output.mkdir(parents=True, exist_ok=True)
+    manifest = from_root(asked["MANIFEST"]) if "MANIFEST" in asked else None
+    _speak()
+    return Run(notebook, profile, seed, output, manifest, asked)
+
+
+def from_root(path: str | Path) -> Path:
+    """A path as users mean it: absolute, or relative to the repository's root."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def shown(path: Path) -> str:
+    """A path as notebooks print it: relative to the repository where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def _given_names(variables: Mapping[str, Any]) -> set[str]:
+    """Names that look like parameters: upper-case ones, and all that Papermill injected."""
+    names = {
+        name
+        for name, value in variables.items()
+        if name.isupper() and isinstance(value, str | int | float | bool | None | list | dict)
+    }
+    for source in variables.get("In", []):
+        if source.startswith(_INJECTED):
+            tree = ast.parse(source)
+            names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
+    return names
+
+
+def _cast(name: str, value: Any) -> Any:
+    cast, expected = PARAMETERS[name]
+    try:
+        return cast(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"notebook parameter {name}",
+            expected=expected,
+            got=repr(value),
+            do=f"Set {name} to such a value, or to None for the profile's.",
+        ) from error
+
+
+def _override(spec: ModalitySpec, asked: Mapping[str, Any]) -> ModalitySpec:
+    def changed(part: Any, names: Mapping[str, str]) -> Any:
+        given = {attr: asked[name] for name, attr in names.items() if name in asked}
+        return replace(part, **given) if given else part
+
+    align = changed(
+        spec.align, {"STEPS": "steps", "BATCH": "batch", "LEARNING_RATE": "learning_rate"}
+    )
+    adapter = changed(spec.adapter, {"TOKENS": "tokens", "LAYERS": "layers"})
+    encoder = spec.encoder
+    if encoder.align is not None:
+        encoder = replace(encoder, align=changed(encoder.align, {"ENCODER_STEPS": "steps"}))
+    return replace(spec, align=align, adapter=adapter, encoder=encoder)
+
+
+def _speak() -> None:
+    """Show the library's messages in the notebook."""
+    logger = logging.getLogger("anymal_lib")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def plain(value: Any) -> Any:
+    """Results as JSON-ready values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def peak_memory_gb() -> float:
+    """Largest memory of this process so far, in GB; on a GPU, of the device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def device_name() -> str:
+    """What the run computes on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("anymal-lib", *_PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git() -> str | None:
+    """The commit this ran at, with "+" when files had changed; None outside a checkout."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if status else "")

@@ -1,0 +1,157 @@
+"""Saved models: what was trained here, and which base model it belongs to.
+
+A folder holds `anymal.json` and, for each modality, `<modality>.adapter.safetensors` and (where the
+kit trained it) `<modality>.encoder.safetensors`. The LLM and pretrained encoders are not copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from anymal_lib.config import Profile, from_plain, to_plain
+from anymal_lib.encoders import BUILDERS
+from anymal_lib.errors import AssetError
+from anymal_lib.llm import Identity, load_llm
+from anymal_lib.model import AnyMAL
+
+CONFIG = "anymal.json"
+FORMAT = 1
+
+
+def save(model: AnyMAL, folder: Path) -> Path:
+    """Write the model's trained parts into `folder`; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for modality, adapter in model.adapters.items():
+        _write_tensors(folder / f"{modality}.adapter.safetensors", adapter.state_dict())
+        trained = model.encoders[modality].trained_state()
+        if trained:
+            _write_tensors(folder / f"{modality}.encoder.safetensors", trained)
+    config = {
+        "format": FORMAT,
+        "profile": to_plain(model.profile),
+        "modalities": sorted(model.adapters),
+        "base_model": asdict(model.llm.identity),
+        "bits": model.llm.bits,
+    }
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    _write(folder / CONFIG, lambda path: path.write_text(text))
+    return folder
+
+
+def load(place: str | Path, *, bits: int | None) -> AnyMAL:
+    """Read a folder or hub repository that `save` wrote.
+
+    `bits` is the LLM's precision, by default the profile's: an adapter that was trained on a
+    quantized LLM runs on the full-precision one, as in the paper. Raises `AssetError` when a file
+    is missing or damaged, or when the base model is not the one the adapters were trained on.
+    """
+    folder = _folder(place)
+    config = _read_config(folder)
+    profile: Profile = from_plain(config["profile"])
+    llm = load_llm(profile.llm, bits=bits or profile.bits)
+    _check_base(folder, Identity(**config["base_model"]), llm.identity)
+    model = AnyMAL(llm, profile)
+    for modality in config["modalities"]:
+        encoder = BUILDERS[modality](profile.modality(modality).encoder)
+        if encoder.trained_state():
+            _fill(encoder.load_trained_state, folder / f"{modality}.encoder.safetensors")
+        adapter = model.add(modality, encoder)
+        _fill(adapter.load_state_dict, folder / f"{modality}.adapter.safetensors")
+        adapter.eval()
+    return model
+
+
+def push(model: AnyMAL, repo_id: str, *, private: bool) -> str:
+    """Upload the saved folder to the hub; returns the repository's address."""
+    from tempfile import TemporaryDirectory
+
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    address = api.create_repo(repo_id, private=private, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        api.upload_folder(repo_id=repo_id, folder_path=str(save(model, Path(folder))))
+    return str(address)
+
+
+def _folder(place: str | Path) -> Path:
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(place), allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise AssetError(
+            f"saved model '{place}'",
+            expected="a folder written by save_pretrained, or a repository id on the hub",
+            got="neither",
+            do="Check the path; notebooks write theirs to outputs/<profile>/<notebook>/adapter.",
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, type(error).__name__) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise _damaged(path, "another format")
+    if missing := {"profile", "modalities", "base_model"} - config.keys():
+        raise _damaged(path, f"no {sorted(missing)}")
+    return config
+
+
+def _check_base(folder: Path, wanted: Identity, got: Identity) -> None:
+    if wanted != got:
+        raise AssetError(
+            f"base model of '{folder.name}'",
+            expected=f"{wanted.source} with checksum {wanted.sha256[:12]}",
+            got=f"{got.source} with checksum {got.sha256[:12]}",
+            do="Load the adapters with the LLM they were trained on, or train them anew.",
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+
+
+def _fill(put_back: Callable[[dict[str, Tensor]], Any], path: Path) -> None:
+    try:
+        put_back(_read_tensors(path))
+    except RuntimeError as error:  # other names or shapes
+        raise _damaged(path, str(error).splitlines()[0]) from error
+
+
+def _damaged(path: Path, got: str) -> AssetError:
+    return AssetError(
+        f"'{path.name}' in '{path.parent.name}'",
+        expected="a file written by save_pretrained",
+        got=got,
+        do="Save the model again or fetch the folder anew.",
+    )
+
+
+def _write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    _write(path, lambda partial: save_file(tensors, partial))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    write(partial)
+    os.replace(partial, path)

@@ -1,0 +1,235 @@
+"""Adapter training: the frozen LLM reads modality tokens and must say the caption.
+
+Only the adapter learns (paper, section 3.1). The run is a function of its seed: data order,
+phrasing, instruction and augmentation of a step depend on the seed and the step alone, so a run
+that was interrupted and resumed ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from anymal_lib.bank import Bank
+from anymal_lib.config import TrainSpec
+from anymal_lib.contrastive import warm_cosine
+from anymal_lib.errors import DataError
+from anymal_lib.model import AnyMAL
+from anymal_lib.prompt import render
+from anymal_lib.seeds import epoch_order, generator_for
+
+log = logging.getLogger(__name__)
+logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: which row, which of its captions, at which step."""
+
+    row: int
+    caption: str
+    step: int
+
+
+class Samples(Dataset[Sample]):
+    """All samples of a run in order; position k is a function of (seed, k)."""
+
+    def __init__(self, bank: Bank, spec: TrainSpec, seed: int) -> None:
+        self.bank, self.spec, self.seed = bank, spec, seed
+
+    def __len__(self) -> int:
+        return self.spec.steps * self.spec.batch
+
+    def __getitem__(self, position: int) -> Sample:
+        row = epoch_order(self.seed, len(self.bank), position)
+        captions = self.bank.rows[row].text
+        draw = generator_for(self.seed, "caption", position)
+        caption = captions[int(torch.randint(len(captions), (), generator=draw))]
+        return Sample(row, caption, position // self.spec.batch)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One line of curve.jsonl. `seconds` counts training time since the first step."""
+
+    step: int
+    loss: float
+    lr: float
+    samples: int
+    seconds: float
+
+
+def train_adapter(
+    model: AnyMAL,
+    modality: str,
+    bank: Bank,
+    spec: TrainSpec,
+    *,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> list[StepReport]:
+    """Train `model.adapters[modality]` on captions; returns the loss curve.
+
+    Writes `curve.jsonl` and, every `spec.checkpoint_every` steps, a checkpoint below `folder`; a
+    run with the same settings continues from it. Raises `DataError` when the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    micro = spec.micro_batch or spec.batch
+    accumulation = max(1, spec.batch // micro)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=accumulation, cpu=model.llm.device.type == "cpu"
+    )
+    adapter = model.adapters[modality].train()
+    optimizer = torch.optim.AdamW(
+        adapter.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
+    prepared, optimizer, schedule = accelerator.prepare(adapter, optimizer, schedule)
+    checkpoints = Checkpoints(folder, _fingerprint(model, modality, bank, spec, seed))
+    curve = checkpoints.resume(accelerator)
+    remaining = Subset(
+        Samples(bank, spec, seed), range(len(curve) * spec.batch, spec.steps * spec.batch)
+    )
+    loader = accelerator.prepare(DataLoader(remaining, batch_size=micro, collate_fn=list))
+    started = time.perf_counter() - (curve[-1].seconds if curve else 0.0)
+    running = 0.0
+    with (folder / "curve.jsonl").open("a") as file:
+        for samples in loader:
+            with accelerator.accumulate(prepared):
+                loss = _loss(model, modality, prepared, bank, samples, seed)
+                accelerator.backward(loss)
+                running += loss.item() / accumulation
+                if not accelerator.sync_gradients:
+                    continue
+                accelerator.clip_grad_norm_(prepared.parameters(), spec.grad_clip)
+                lr = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            step = samples[0].step + 1
+            seconds = time.perf_counter() - started
+            report = StepReport(step, running, lr, step * spec.batch, round(seconds, 3))
+            running = 0.0
+            _check_finite(report, modality)
+            curve.append(report)
+            file.write(json.dumps(asdict(report)) + "\n")
+            file.flush()
+            on_step(report)
+            if step % spec.checkpoint_every == 0 and step < spec.steps:
+                checkpoints.save(accelerator, step)
+    checkpoints.clear()
+    adapter.eval()
+    return curve
+
+
+def _loss(
+    model: AnyMAL,
+    modality: str,
+    adapter: torch.nn.Module,
+    bank: Bank,
+    samples: list[Sample],
+    seed: int,
+) -> Tensor:
+    step = samples[0].step
+    # One instruction for the whole step: every prompt then starts with the same tokens.
+    instructions = model.spec(modality).instructions
+    draw = int(torch.randint(len(instructions), (), generator=generator_for(seed, "prompt", step)))
+    place = object()  # the item itself is in the bank already
+    prompts = [
+        render(
+            model.llm,
+            [instructions[draw] + " ", place],
+            system=model.profile.system,
+            response=sample.caption,
+        )
+        for sample in samples
+    ]
+    generator = generator_for(seed, f"augment {samples[0].row}", step)
+    with torch.no_grad():
+        features = bank.features(model.encoders[modality], [s.row for s in samples], generator)
+    return model.response_loss(prompts, list(adapter(features)))
+
+
+def _check_finite(report: StepReport, modality: str) -> None:
+    if report.loss == report.loss and abs(report.loss) != float("inf"):
+        return
+    raise DataError(
+        f"{modality} alignment, step {report.step}",
+        expected="a finite loss",
+        got=str(report.loss),
+        do="Lower the learning rate, or look for damaged samples; the last checkpoint is kept.",
+    )
+
+
+def _fingerprint(model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed: int) -> str:
+    """Everything that a training run depends on; another value starts anew."""
+    facts = [
+        asdict(spec),
+        asdict(model.spec(modality)),
+        asdict(model.llm.identity),
+        model.llm.bits,
+        model.profile.system,
+        seed,
+        [(row.id, row.text) for row in bank.rows],
+        model.encoders[modality].checksum(),
+    ]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+
+
+class Checkpoints:
+    """Adapter, optimizer, schedule and random states in `folder`; complete or not there."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def save(self, accelerator: Accelerator, step: int) -> None:
+        """Write the state after `step`, then drop the older one."""
+        target = self.folder / f"checkpoint-{step:07d}"
+        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        accelerator.save_state(str(partial), safe_serialization=True)
+        (partial / "run.json").write_text(
+            json.dumps({"step": step, "fingerprint": self.fingerprint})
+        )
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for other in self._all():
+            if other != target:
+                shutil.rmtree(other)
+
+    def resume(self, accelerator: Accelerator) -> list[StepReport]:
+        """Load the last state of the same run; returns the curve so far (empty: a fresh start)."""
+        path = self.folder / "curve.jsonl"
+        for checkpoint in reversed(self._all()):
+            run = json.loads((checkpoint / "run.json").read_text())
+            if run["fingerprint"] != self.fingerprint or not path.is_file():
+                continue
+            lines = path.read_text().splitlines()[: run["step"]]
+            accelerator.load_state(str(checkpoint))
+            path.write_text("".join(line + "\n" for line in lines))
+            log.info("Resuming after step %d.", run["step"])
+            return [StepReport(**json.loads(line)) for line in lines]
+        self.clear()
+        path.unlink(missing_ok=True)
+        return []
+
+    def clear(self) -> None:
+        """Remove all checkpoints, half-written ones included."""
+        for checkpoint in self.folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+    def _all(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("checkpoint-*") if "partial" not in p.name)
