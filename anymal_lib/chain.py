@@ -1,8 +1,8 @@
 """The chain of notebooks without a browser: `python -m anymal_lib.chain`, or `make run`.
 
 Notebooks 01 to 07 run through Papermill in order; at the end stands a table of what was reached.
-With `--reference` the run starts from nothing (no results, an empty cache), and a copy without
-this machine's paths is stored under outputs/reference/.
+With `--reference` the run starts from nothing (no results, an empty cache), notebook 00 looks back
+on it at the end, and a copy without this machine's paths is stored under outputs/reference/.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ def chain_notebooks() -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in ROOT.glob("notebooks/0[1-7]_*.ipynb"))
 
 
+def reference_notebooks() -> list[Path]:
+    """The chain, and then the overview, which tells what is ready."""
+    return [*chain_notebooks(), Path("notebooks/00_start_here.ipynb")]
+
+
 def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Step:
     """Run one notebook; its executed copy is `<output>/<its name>`.
 
@@ -125,7 +130,7 @@ def run_chain(
     `fresh` removes each notebook's earlier results before it runs.
     """
     load_profile(profile)  # an unknown one is refused before anything starts
-    notebooks = chain_notebooks()
+    notebooks = reference_notebooks() if fresh else chain_notebooks()
     given = {**parameters, "PROFILE": profile, "OUTPUT_DIR": os.path.relpath(output, ROOT)}
     steps = []
     for index, notebook in enumerate(notebooks, start=1):
@@ -185,7 +190,7 @@ def store_reference(output: Path, target: Path) -> None:
 
 def _reference_files(output: Path) -> Iterator[Path]:
     yield output / "report.md"
-    for notebook in chain_notebooks():
+    for notebook in reference_notebooks():
         yield output / notebook.name
         for pattern in _KEPT:
             yield from sorted((output / notebook.stem).glob(pattern))

@@ -6,6 +6,7 @@ prompt without any modality tokens. A captioner can look fine and be blind.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ def evaluate_captions(
         right=[score == 1 for score in exact["clean"]],
         exact_match=bootstrap(exact["clean"], seed),
         attributes={
-            name: float(np.mean([facts[name] for facts in per_fact]))
+            name: float(np.mean([facts[name] for facts in per_fact if name in facts]))
             for name in (sorted(fact_values) if has_facts else ())
         },
         cider_d=cider_d(clean, truth),
@@ -164,6 +165,14 @@ def _derangement(bank: Bank, seed: int) -> list[int]:
 
 
 def chance(bank: Bank) -> float:
-    """The best exact match that needs no input: the share of the most common meaning."""
-    meanings = [meaning(row) for row in bank.rows]
-    return max(meanings.count(m) for m in set(meanings)) / len(meanings)
+    """The best score of one caption for all items, which needs no input.
+
+    Counted like `CaptionReport.grounding`: the share of the most common meaning where rows state
+    facts, else the best mean ROUGE-L among the five most common captions.
+    """
+    meanings = Counter(meaning(row) for row in bank.rows)
+    if all(row.facts for row in bank.rows):
+        return meanings.most_common(1)[0][1] / len(bank)
+    truth = [row.text for row in bank.rows]
+    common = [words[0] for words, _ in meanings.most_common(5)]
+    return max(float(rouge_l([caption] * len(bank), truth).mean()) for caption in common)

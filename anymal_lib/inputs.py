@@ -209,7 +209,9 @@ class Imu:
 # One line per modality: what opens a manifest's row.
 READERS: dict[str, Callable[[Row], Any]] = {
     "image": lambda row: Image(row.path),
-    "imu": lambda row: Imu(row.path, row.rate, start=row.start, end=row.end),
+    "imu": lambda row: Imu(
+        row.path, row.rate, start=row.start, end=row.end, gyro_unit=row.gyro_unit or "rad/s"
+    ),
 }
 
 

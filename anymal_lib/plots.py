@@ -73,21 +73,20 @@ def draw_item(axis: plt.Axes, item: Image | Imu) -> None:
     signal = item.load()
     seconds = np.arange(len(signal.samples)) / signal.rate
     for k in range(3):
-        axis.plot(seconds, signal.samples[:, k], lw=1, color=f"C{k}", label=f"acc {_AXES[k]}")
+        axis.plot(seconds, signal.samples[:, k], lw=1, color=f"C{k}", label=_AXES[k])
         axis.plot(seconds, signal.samples[:, 3 + k] / 4 - 3, lw=0.8, color=f"C{k}", ls=":")
     axis.set_xlabel("s", fontsize=7)
     axis.set_yticks([0, -3], ["acc", "gyro"], fontsize=7)
     axis.tick_params(labelsize=7)
+    axis.legend(fontsize=6, ncols=3, loc="center right", frameon=False, handlelength=1)
 
 
-def loss_curve(
-    curves: Mapping[str, Sequence[StepReport]] | Mapping[str, Sequence[float]], title: str
-) -> Figure:
+def loss_curve(curves: Mapping[str, Sequence[StepReport]], title: str) -> Figure:
     """Loss over steps, one line a run, with a running mean."""
     figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
     for k, (name, curve) in enumerate(curves.items()):
-        losses = np.array([getattr(point, "loss", point) for point in curve], dtype=float)
-        steps = np.arange(1, len(losses) + 1)
+        losses = np.array([point.loss for point in curve])
+        steps = [point.step for point in curve]
         axis.plot(steps, losses, color=f"C{k}", alpha=0.25, lw=1)
         axis.plot(steps, _running_mean(losses), color=f"C{k}", lw=1.8, label=name)
     axis.set(xlabel="step", ylabel="loss (nats)", title=title, yscale="log")
@@ -126,7 +125,8 @@ def confusion(
     axis.imshow(counts / np.maximum(1, counts.sum(1, keepdims=True)), cmap="Greens", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
         if count:
-            axis.text(j, i, count, ha="center", va="center", fontsize=8)
+            ink = "white" if count > counts[i].sum() / 2 else "black"
+            axis.text(j, i, count, ha="center", va="center", fontsize=8, color=ink)
     axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
     axis.set_yticks(range(len(values)), values, fontsize=8)
     axis.set(xlabel="named in the caption", ylabel="true")

@@ -33,6 +33,7 @@ class Row:
         group: what splits must not share, for example the person.
         start, end: seconds from the beginning of the file; None is the whole file.
         rate: samples per second, where the file does not say.
+        gyro_unit: "rad/s" (what None means) or "deg/s", for motion.
         boxes, objects: as they stand in the row.
     """
 
@@ -48,6 +49,7 @@ class Row:
     start: float | None = None
     end: float | None = None
     rate: float | None = None
+    gyro_unit: str | None = None
     licence: str | None = None
     boxes: tuple[Any, ...] = ()
     objects: tuple[Any, ...] = ()
@@ -163,6 +165,7 @@ def _row(
         start=start,
         end=end,
         rate=rate,
+        gyro_unit=_words(where, fields, "gyro_unit"),
         licence=_words(where, fields, "licence"),
         boxes=_list(where, fields, "boxes"),
         objects=_list(where, fields, "objects"),

@@ -222,7 +222,11 @@ def _override(spec: ModalitySpec, asked: Mapping[str, Any]) -> ModalitySpec:
 
 
 def _speak() -> None:
-    """Show the library's messages in the notebook."""
+    """Show the library's messages in the notebook, and only the errors of transformers."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     logger = logging.getLogger("anymal_lib")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)

@@ -87,8 +87,10 @@ def train_adapter(
     run with the same settings continues from it. Raises `DataError` when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    micro = spec.micro_batch or spec.batch
-    accumulation = max(1, spec.batch // micro)
+    micro = min(spec.micro_batch or spec.batch, spec.batch)
+    while spec.batch % micro:  # equal parts, or their mean would not be the batch's
+        micro -= 1
+    accumulation = spec.batch // micro
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation, cpu=model.llm.device.type == "cpu"
     )

@@ -640,5 +640,7 @@ def test_open_row(tmp_path):
     imu = Row("m", "train", "imu", path, ("moves",), start=1.0, end=2.0)
     same(open_row(imu).load(), motion()[25:50], rate=25)
     same(open_row(replace(imu, rate=50.0)).load(), motion()[50:100])
+    degrees = open_row(replace(imu, gyro_unit="deg/s")).load().samples
+    np.testing.assert_allclose(degrees[:, 3:], np.deg2rad(motion()[25:50, 3:]), rtol=1e-6)
     with pytest.raises(AnyMALError, match=r"row 'i'.*image and imu.*audio"):
         open_row(replace(image, modality="audio"))

@@ -1,0 +1,264 @@
+"""Small real parts that many tests share: language models, encoders, manifests, banks.
+
+The tiny language models are random, but real models of transformers with SmolLM2's own tokenizer
+and chat template. Wheels come from the user's cache; tests that write encoders use `own_cache`.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a model hub
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from anymal_lib.assets import cache_dir
+from anymal_lib.bank import build_bank
+from anymal_lib.config import (
+    AdapterSpec,
+    ImageEncoderSpec,
+    ImuEncoderSpec,
+    ModalitySpec,
+    Profile,
+    TrainSpec,
+    load_profile,
+)
+from anymal_lib.encoders import BUILDERS
+from anymal_lib.llm import load_llm
+from anymal_lib.manifest import load_manifest, write_manifest
+from anymal_lib.model import AnyMAL
+
+torch.set_num_threads(1)
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240,) * 3}
+
+
+def _save_llm(config_class, model_class, folder, seed, **more):
+    """A random causal LM with SmolLM2's tokenizer, as save_pretrained writes it."""
+    from transformers import AutoTokenizer
+
+    from anymal_lib.llm import _rebuilt_gguf
+
+    tokenizer = AutoTokenizer.from_pretrained(_rebuilt_gguf(load_profile("mini").llm))
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # wide, so that every input gives another answer
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+    torch.manual_seed(seed)
+    model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A random LLaMA of two layers, in a folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llm") / "tiny-llama"
+    return _save_llm(LlamaConfig, LlamaForCausalLM, folder, 0)
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory):
+    """The same architecture with other weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llm") / "other-llama"
+    return _save_llm(LlamaConfig, LlamaForCausalLM, folder, 1)
+
+
+@pytest.fixture(scope="session")
+def gemma_folder(tmp_path_factory):
+    """A random Gemma 2: caps its logits, and attends within a window in every other layer."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    more = {"head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 16}
+    folder = tmp_path_factory.mktemp("llm") / "tiny-gemma"
+    return _save_llm(Gemma2Config, Gemma2ForCausalLM, folder, 0, **more)
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tiny_folder):
+    """Function: the tiny LLaMA at a precision, loaded once each."""
+    loaded = {}
+
+    def get(bits=32):
+        if bits not in loaded:
+            loaded[bits] = load_llm(tiny_folder, bits=bits)
+        return loaded[bits]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tiny_folder):
+    """The mini profile's kinds of encoders and adapters, much smaller."""
+    mini = load_profile("mini")
+    image, imu = (mini.modality(name).encoder for name in ("image", "imu"))
+    train = TrainSpec(batch=8, learning_rate=3e-3, steps=12, checkpoint_every=4)
+    return Profile(
+        name="tiny",
+        llm=str(tiny_folder),
+        bits=32,
+        encode_batch=16,
+        modalities={
+            "image": ModalitySpec(
+                encoder=ImageEncoderSpec(
+                    trunk_asset=image.trunk_asset,
+                    text_asset=image.text_asset,
+                    image_size=64,
+                    align=replace(train, steps=3),
+                ),
+                adapter=AdapterSpec(kind="resampler", tokens=4, layers=2, width=64, heads=4),
+                align=train,
+                manifest="easy-vqa",
+                instructions=mini.modality("image").instructions,
+                max_new_tokens=6,
+            ),
+            "imu": ModalitySpec(
+                encoder=ImuEncoderSpec(
+                    align=replace(train, steps=3), rate=50.0, width=16, text_asset=imu.text_asset
+                ),
+                adapter=AdapterSpec(kind="linear", tokens=3),
+                align=train,
+                manifest="shoulder-imu",
+                instructions=mini.modality("imu").instructions,
+                max_new_tokens=6,
+            ),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_encoders(tiny_profile):
+    """Frozen encoders of the tiny profile (their heads random); do not change them."""
+    encoders = {}
+    for name, spec in tiny_profile.modalities.items():
+        torch.manual_seed(0)
+        encoders[name] = BUILDERS[name](spec.encoder).eval().requires_grad_(False)
+    return encoders
+
+
+@pytest.fixture(scope="session")
+def new_model(tiny_llm, tiny_profile, tiny_encoders):
+    """Function: a tiny model with fresh adapters; model and encoders are the test's own."""
+
+    def build(bits=32, seed=0, **changes):
+        model = AnyMAL(tiny_llm(bits), replace(tiny_profile, **changes))
+        for name in model.profile.modalities:
+            model.add(name, deepcopy(tiny_encoders[name]), seed)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def image_card(tmp_path_factory):
+    """24 coloured squares, 16 to train and 8 to test: the colour and the side they stand on."""
+    folder = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    rows = []
+    for k in range(24):
+        colour, side = list(COLOURS)[k % 4], ("left", "right")[k // 4 % 2]
+        picture = random.integers(0, 40, (48, 48, 3)).astype(np.uint8)
+        top, left = int(random.integers(0, 28)), (2, 26)[side == "right"]
+        picture[top : top + 20, left : left + 20] = COLOURS[colour]
+        PIL.Image.fromarray(picture).save(folder / f"{k}.png")
+        texts = [f"a {colour} square on the {side}", f"on the {side} is a {colour} square"]
+        rows.append(
+            {
+                "id": f"square-{k}",
+                "split": "train" if k < 16 else "test",
+                "image": f"{k}.png",
+                "text": texts,
+                "facts": {"colour": colour, "side": side},
+            }
+        )
+    return write_manifest(folder, {"name": "squares", "modality": "image"}, rows)
+
+
+def _imu_card(folder, rate):
+    """Two motions of eight people, 2 or 3 s each: shaking along x, turning about z."""
+    random = np.random.default_rng(rate)
+    rows = []
+    for k in range(16):
+        motion = ("shaking", "turning")[k % 2]
+        time = np.arange((2 + k % 4 // 2) * rate) / rate
+        phase = random.uniform(0, 6)
+        samples = random.normal(0, 0.02, (len(time), 6))
+        samples[:, 2] += 1  # gravity
+        channel, hertz, size = (0, 2.0, 0.8) if motion == "shaking" else (5, 1.0, 3.0)
+        samples[:, channel] += size * np.sin(2 * np.pi * hertz * time + phase)
+        table = np.column_stack([time, samples])
+        header = "time_s,ax,ay,az,gx,gy,gz"
+        name = f"{k}.csv"
+        np.savetxt(folder / name, table, "%.5f", delimiter=",", header=header, comments="")
+        rows.append(
+            {
+                "id": f"motion-{k}",
+                "split": "train" if k < 8 else "test",
+                "imu": name,
+                "text": [f"a person is {motion}", f"{motion} it is"],
+                "facts": {"motion": motion},
+                "group": f"person-{k // 2}",
+            }
+        )
+    return write_manifest(folder, {"name": f"motions-{rate}", "modality": "imu"}, rows)
+
+
+@pytest.fixture(scope="session")
+def imu_card(tmp_path_factory):
+    """Synthetic recordings at 40 Hz: below the encoder's rate."""
+    return _imu_card(tmp_path_factory.mktemp("motions-40"), 40)
+
+
+@pytest.fixture(scope="session")
+def imu_card_100(tmp_path_factory):
+    """Synthetic recordings at 100 Hz: above the encoder's rate."""
+    return _imu_card(tmp_path_factory.mktemp("motions-100"), 100)
+
+
+@pytest.fixture(scope="session")
+def bank_of(tiny_encoders):
+    """Function: the bank of one split of a card, encoded by the tiny encoders."""
+    known = {}
+
+    def get(card, split="train", max_bad_share=0.05):
+        if (card, split) not in known:
+            manifest = load_manifest(card)
+            known[card, split] = build_bank(
+                tiny_encoders[manifest.modality],
+                manifest.split(split),
+                batch=16,
+                max_bad_share=max_bad_share,
+                title=f"{manifest.card.name}/{split}",
+            )
+        return known[card, split]
+
+    return get
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of the test's own; wheels and the rebuilt LLM are links into the user's."""
+    user, own = cache_dir(), tmp_path / "cache"
+    own.mkdir()
+    for name in ("wheels", "llm"):
+        (own / name).symlink_to(user / name, target_is_directory=True)
+    monkeypatch.setenv("ANYMAL_CACHE", str(own))
+    return own

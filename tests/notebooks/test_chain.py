@@ -1,0 +1,251 @@
+"""Notebooks 01 to 03 through Papermill on few steps, and the runner that chains them."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from anymal_lib import chain
+from anymal_lib.errors import AnyMALError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = {
+    name: Path("notebooks") / f"{name}.ipynb"
+    for name in (
+        "01_prepare_data",
+        "02_align_image",
+        "03_align_imu",
+    )
+}
+STEPS = 2
+FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False}
+RECORD = {
+    "profile",
+    "seed",
+    "notebook",
+    "versions",
+    "git",
+    "device",
+    "data",
+    "n",
+    "seconds",
+    "peak_memory_gb",
+    "metrics",
+}
+FACTS = {"02_align_image": {"colour", "shape"}, "03_align_imu": {"exercise", "arm"}}
+RETRIEVAL = ("recall_at_1", "recall_at_5", "zero_shot")
+CONTROLS = {"clean", "blank", "shuffled", "removed"}
+
+pytestmark = pytest.mark.notebooks
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """The results of one run of the three notebooks."""
+    folder = tmp_path_factory.mktemp("chain")
+    before = {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
+    for path in NOTEBOOKS.values():
+        chain.run_notebook(path, folder, {**FEW, "OUTPUT_DIR": str(folder)})
+    assert before == {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
+    return folder
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_writes_a_record_and_a_whole_executed_copy(output, name):
+    record = json.loads((output / name / "metrics.json").read_text())
+    assert set(record) >= RECORD
+    assert (record["profile"], record["seed"], record["notebook"]) == ("mini", 0, name)
+    assert record["n"] > 0 and record["seconds"] > 0 and record["peak_memory_gb"] > 0
+    assert record["data"] and all(record["data"].values())
+    executed = nbformat.read(output / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert all(cell.execution_count for cell in code)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_alignment_metrics_follow_the_contract(output, name):
+    metrics = json.loads((output / name / "metrics.json").read_text())["metrics"]
+    assert set(metrics["attributes"]) == FACTS[name]
+    fractions = [metrics[key] for key in ("exact_match", "attribute_accuracy", "rouge_l")]
+    fractions += [
+        *metrics["attributes"].values(),
+        *(metrics["retrieval"][key] for key in RETRIEVAL),
+    ]
+    assert all(0 <= value <= 1 for value in fractions)
+    mean = sum(metrics["attributes"].values()) / len(metrics["attributes"])
+    assert metrics["attribute_accuracy"] == pytest.approx(mean, abs=1e-5)
+    assert 0 <= metrics["cider_d"] <= 10
+    assert set(metrics["grounding"]) == CONTROLS
+    for interval in metrics["grounding"].values():
+        assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+    assert metrics["grounding"]["clean"]["value"] == pytest.approx(metrics["exact_match"])
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_alignment_leaves_a_curve_and_an_adapter(output, name):
+    lines = (output / name / "curve.jsonl").read_text().splitlines()
+    curve = [json.loads(line) for line in lines]
+    assert [point["step"] for point in curve] == list(range(1, STEPS + 1))
+    assert all({"loss", "lr", "samples", "seconds"} <= set(point) for point in curve)
+    assert list((output / name / "adapter").glob("*.safetensors"))
+    assert list((output / name).glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"STPES": 2}, {"STEPS": "many"}, {"STEPS": 0}, {"PROFILE": "tiny"}], ids=str
+)
+def test_wrong_parameters_are_refused_by_name(tmp_path, wrong):
+    given = {"OUTPUT_DIR": str(tmp_path), **wrong}
+    (name,) = wrong
+    named = "tiny" if name == "PROFILE" else name
+    with pytest.raises(chain.NotebookError, match=rf"ConfigError: .*{named}.*See .*03_align_imu"):
+        chain.run_notebook(NOTEBOOKS["03_align_imu"], tmp_path, given)
+
+
+def test_runs_from_another_working_directory(tmp_path):
+    away = tmp_path / "away"
+    away.mkdir()
+    papermill.execute_notebook(
+        str(ROOT / NOTEBOOKS["03_align_imu"]),
+        str(tmp_path / "executed.ipynb"),
+        parameters={**FEW, "OUTPUT_DIR": str(tmp_path / "results")},
+        cwd=away,
+        progress_bar=False,
+    )
+    assert (tmp_path / "results" / "03_align_imu" / "metrics.json").is_file()
+    assert list(away.iterdir()) == []
+
+
+# The runner itself, on notebooks of one cell.
+
+WRITES = """
+import json, pathlib, sys
+folder = pathlib.Path(OUTPUT_DIR) / "{stem}"
+folder.mkdir(parents=True)
+metrics = {{"exact_match": 0.5, "attributes": {{"arm": 0.75}}, "retrieval": {{"recall_at_1": 1.0}}}}
+record = {{"peak_memory_gb": 1.26, "metrics": metrics}}
+(folder / "metrics.json").write_text(json.dumps(record))
+print(sys.executable)
+"""
+FAILS = """
+from anymal_lib.errors import DataError
+raise DataError("row 7", expected="a caption", got="nothing", do="Write one.")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder whose notebooks are given as {stem: source of its only cell}."""
+    monkeypatch.setattr(chain, "ROOT", tmp_path)
+
+    def write(sources):
+        (tmp_path / "notebooks").mkdir()
+        for stem, source in sources.items():
+            tag = nbformat.v4.new_code_cell(
+                'PROFILE = "mini"\nOUTPUT_DIR = None', metadata={"tags": ["parameters"]}
+            )
+            cell = nbformat.v4.new_code_cell(source.strip().format(stem=stem))
+            notebook = nbformat.v4.new_notebook(cells=[tag, cell])
+            notebook.metadata = {
+                "kernelspec": {
+                    "name": "python3",
+                    "display_name": "Python 3 (ipykernel)",
+                    "language": "python",
+                },
+                "language_info": {"name": "python"},
+            }
+            nbformat.write(notebook, tmp_path / "notebooks" / f"{stem}.ipynb")
+        return tmp_path
+
+    return write
+
+
+def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
+    root = checkout({"02_b": WRITES, "01_a": WRITES, "08_other": FAILS})
+    assert chain.main(["--output", str(root / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.endswith("...")] == ["01_a", "02_b"]
+    report = (root / "out" / "report.md").read_text()
+    for text in ("\n".join(lines), report):
+        assert "1.3 GB" in text and "exact match 50.0 %, arm 75.0 %, recall@1 100.0 %" in text
+    assert lines[-1].endswith("report.md")
+    executed = nbformat.read(root / "out" / "01_a.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text.strip() == sys.executable
+
+
+def test_chain_stops_at_a_failing_notebook_with_its_reason(checkout, capsys):
+    root = checkout({"01_a": FAILS, "02_b": WRITES})
+    assert chain.main(["--output", str(root / "out")]) == 1
+    shown = capsys.readouterr()
+    assert "02_b" not in shown.out
+    assert "row 7: expected a caption, but got nothing. Write one. See " in shown.err
+    assert "01_a.ipynb" in shown.err and "Traceback" not in shown.err
+    assert (root / "out" / "01_a.ipynb").is_file()
+
+
+def test_unknown_profile_is_refused_before_anything_runs(checkout, capsys):
+    root = checkout({"01_a": WRITES})
+    assert chain.main(["--profile", "tiny", "--output", str(root / "out")]) == 1
+    assert "tiny" in capsys.readouterr().err
+    assert not (root / "out").exists()
+
+
+def executed_notebook(text):
+    image = {"image/png": "AAAA/tmp/AAAA"}
+    cell = nbformat.v4.new_code_cell("1", metadata={"papermill": {"x": 1}, "execution": {"y": "1"}})
+    cell.outputs = [
+        nbformat.v4.new_output("stream", text=text),
+        nbformat.v4.new_output("display_data", data=image),
+        nbformat.v4.new_output("display_data", data={chain._WIDGET: {"model_id": "x"}}),
+    ]
+    return nbformat.v4.new_notebook(
+        cells=[cell], metadata={"papermill": {"input_path": "p"}, "widgets": {}}
+    )
+
+
+def test_reference_keeps_results_without_this_machine(checkout):
+    root = checkout({"01_a": WRITES})
+    output = root / "out"
+    (output / "01_a" / "adapter").mkdir(parents=True)
+    text = f"{root}/x {Path.home()}/y {sys.prefix}/z"
+    nbformat.write(executed_notebook(text), output / "01_a.ipynb")
+    (output / "report.md").write_text("# report\n")
+    (output / "01_a" / "metrics.json").write_text(json.dumps({"where": f"{root}/m"}))
+    (output / "01_a" / "figure.png").write_bytes(b"\x89PNG")
+    (output / "01_a" / "adapter" / "a.safetensors").write_bytes(b"0")
+    chain.store_reference(output, root / "ref" / "mini")
+    stored = {str(p.relative_to(root / "ref")) for p in (root / "ref").rglob("*") if p.is_file()}
+    names = ("01_a.ipynb", "01_a/figure.png", "01_a/metrics.json", "report.md")
+    assert stored == {f"mini/{name}" for name in names}
+    kept = nbformat.read(root / "ref" / "mini" / "01_a.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text == "./x ~/y <environment>/z"
+    assert [output.get("data") for output in kept.cells[0].outputs[1:]] == [
+        {"image/png": "AAAA/tmp/AAAA"}
+    ]
+    assert kept.metadata == {} and kept.cells[0].metadata == {}
+    assert json.loads((root / "ref" / "mini" / "01_a" / "metrics.json").read_text()) == {
+        "where": "./m"
+    }
+
+
+@pytest.mark.parametrize("left", ["/home/" + "ada/data", "Traceback (most recent call last):"])
+def test_reference_refuses_what_would_give_the_machine_away(checkout, left):
+    root = checkout({"01_a": WRITES})
+    (root / "out").mkdir()
+    (root / "out" / "report.md").write_text("# report\n")
+    nbformat.write(executed_notebook(f"see {left}"), root / "out" / "01_a.ipynb")
+    target = root / "ref" / "mini"
+    target.mkdir(parents=True)
+    (target / "old.txt").write_text("old")
+    with pytest.raises(AnyMALError, match="reference run"):
+        chain.store_reference(root / "out", target)
+    assert [p.name for p in target.rglob("*")] == ["old.txt"]
+    assert [p.name for p in (root / "ref").iterdir()] == ["mini"]
