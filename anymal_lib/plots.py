@@ -48,6 +48,9 @@ def samples(
             colour = _GOOD if right[k] else _BAD
             text += "" if right[k] else f"\n(truth: {row.text[0]})"
         axis.set_title(_wrapped(text), fontsize=8, color=colour)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -78,7 +81,6 @@ def draw_item(axis: plt.Axes, item: Image | Imu) -> None:
     axis.set_xlabel("s", fontsize=7)
     axis.set_yticks([0, -3], ["acc", "gyro"], fontsize=7)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=6, ncols=3, loc="center right", frameon=False, handlelength=1)
 
 
 def loss_curve(curves: Mapping[str, Sequence[StepReport]], title: str) -> Figure:

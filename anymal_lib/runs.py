@@ -52,17 +52,19 @@ def _rate(value: Any) -> float:
 
 
 def _bits(value: Any) -> int:
-    if int(value) not in (32, 16, 8, 4):
+    number = _positive(value)
+    if number not in (32, 16, 8, 4):
         raise ValueError("not 32, 16, 8 or 4")
-    return int(value)
+    return number
 
 
 def _fold(value: Any) -> int | str:
     if str(value) == "all":
         return "all"
-    if int(value) not in range(1, 6):
+    number = _positive(value)
+    if number > 5:
         raise ValueError("not 1 to 5 or 'all'")
-    return int(value)
+    return number
 
 
 def _flag(value: Any) -> bool:
@@ -197,7 +199,7 @@ def _cast(name: str, value: Any) -> Any:
     cast, expected = PARAMETERS[name]
     try:
         return cast(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"notebook parameter {name}",
             expected=expected,

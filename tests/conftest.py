@@ -254,8 +254,11 @@ def bank_of(tiny_encoders):
 
 
 @pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    """A cache of the test's own; wheels and the rebuilt LLM are links into the user's."""
+def own_cache(tmp_path, monkeypatch, tiny_encoders):
+    """A cache of the test's own; wheels and the rebuilt LLM are links into the user's.
+
+    `tiny_encoders` has filled the user's.
+    """
     user, own = cache_dir(), tmp_path / "cache"
     own.mkdir()
     for name in ("wheels", "llm"):
