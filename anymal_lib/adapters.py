@@ -104,7 +104,7 @@ class LinearProjection(nn.Module):
 
 
 def _aim_at_scale(layer: nn.Linear, rms: float, *, fan_in: int) -> None:
-    """Start with outputs on the scale of the LLM's token embeddings."""
+    """Start with outputs of `_TOKEN_SCALE` times the rms of the LLM's token embeddings."""
     nn.init.normal_(layer.weight, std=_TOKEN_SCALE * rms / fan_in**0.5)
     nn.init.zeros_(layer.bias)
 

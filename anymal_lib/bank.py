@@ -68,8 +68,8 @@ def encode_frozen(encoder: Encoder, prepared: Sequence[Tensor], batch: int) -> l
     for group in _by_shape(prepared):
         for start in range(0, len(group), batch):
             chunk = group[start : start + batch]
-            out = encoder.frozen(torch.stack([prepared[p] for p in chunk]))
-            results.update(zip(chunk, out, strict=True))
+            out = encoder.frozen(torch.stack([prepared[p] for p in chunk]).to(encoder.device))
+            results.update(zip(chunk, out.cpu(), strict=True))
     return [results[p] for p in range(len(prepared))]
 
 
@@ -82,10 +82,12 @@ def encode_aligned(
         batch = torch.stack([intermediate[p] for p in group])
         if generator is not None:
             batch = encoder.augment(batch, generator)
-        parts.append(encoder.aligned(batch))
-    order = torch.tensor([p for group in groups for p in group])
+        parts.append(encoder.aligned(batch.to(encoder.device)))
     features = Features.stack(parts)
-    return features if len(groups) == 1 else features.take(order.argsort())
+    if len(groups) == 1:
+        return features
+    order = torch.tensor([p for group in groups for p in group], device=encoder.device)
+    return features.take(order.argsort())
 
 
 def build_bank(

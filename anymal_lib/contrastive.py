@@ -57,7 +57,8 @@ def align_encoder(
     The encoder is left frozen, in evaluation mode, with the average of its last weights.
     """
     trainable = [p for p in encoder.parameters() if p.requires_grad]
-    logit_scale = torch.nn.Parameter(torch.tensor(math.log(1 / _TEMPERATURE)))
+    device = encoder.device
+    logit_scale = torch.nn.Parameter(torch.tensor(math.log(1 / _TEMPERATURE), device=device))
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay},
@@ -69,7 +70,7 @@ def align_encoder(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
     meanings = [meaning(row) for row in bank.rows]
     numbers = {m: k for k, m in enumerate(sorted(set(meanings)))}
-    labels = torch.tensor([numbers[m] for m in meanings])
+    labels = torch.tensor([numbers[m] for m in meanings], device=device)
     average = deepcopy(encoder.trained_state())
     losses = []
     batch = min(spec.batch, len(bank))
@@ -81,7 +82,7 @@ def align_encoder(
         pooled = bank.features(encoder, index, generator).pooled
         texts = [_pick(bank.rows[i].text, generator) for i in index]
         same = labels[index][:, None] == labels[index][None]
-        loss = info_nce(pooled, encoder.encode_text(texts), same, logit_scale)
+        loss = info_nce(pooled, encoder.encode_text(texts).to(device), same, logit_scale)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, spec.grad_clip)
@@ -135,7 +136,7 @@ def retrieval(encoder: Encoder, bank: Bank, batch: int = 256) -> Retrieval:
     mean = torch.stack([encoder.encode_text(sorted(phrasings[m])).mean(0) for m in gallery])
     pooled = torch.cat(
         [
-            bank.features(encoder, range(start, min(start + batch, len(bank)))).pooled
+            bank.features(encoder, range(start, min(start + batch, len(bank)))).pooled.cpu()
             for start in range(0, len(bank), batch)
         ]
     )

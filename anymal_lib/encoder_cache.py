@@ -9,9 +9,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anymal_lib.assets import cache_dir
@@ -19,6 +21,7 @@ from anymal_lib.bank import Bank, build_bank
 from anymal_lib.config import Profile, to_plain
 from anymal_lib.contrastive import align_encoder
 from anymal_lib.encoders import BUILDERS, Encoder
+from anymal_lib.machine import default_device
 from anymal_lib.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -54,24 +57,35 @@ def ready_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = BUILDERS[modality](spec)
+    encoder.to(default_device())
     if not encoder.trained_state():
         return ReadyEncoder(encoder.eval().requires_grad_(False))
     key = json.dumps([VERSION, to_plain(spec), manifest.checksum, seed], sort_keys=True)
     name = f"{modality}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     path = cache_dir() / "encoders" / name
-    if path.is_file():
-        encoder.load_trained_state(load_file(path))
+    if path.is_file() and _restored(encoder, path):
         return ReadyEncoder(encoder.eval().requires_grad_(False))
     log.info("Aligning the %s encoder to text on '%s' ...", modality, manifest.card.name)
     bank = (train_bank or _bank(profile, manifest))(encoder)
     started = time.perf_counter()
-    losses = align_encoder(encoder, bank, spec.align, seed, on_step)
+    with torch.random.fork_rng(devices=[]):
+        losses = align_encoder(encoder, bank, spec.align, seed, on_step)
     seconds = time.perf_counter() - started
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     save_file({k: v.contiguous() for k, v in encoder.trained_state().items()}, partial)
     os.replace(partial, path)
     return ReadyEncoder(encoder, tuple(losses), seconds)
+
+
+def _restored(encoder: Encoder, path: Path) -> bool:
+    """Read a cached encoder; a damaged file is told of and trained anew."""
+    try:
+        encoder.load_trained_state(load_file(path))
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        log.warning("The cached encoder %s is damaged (%s).", path.name, error)
+        return False
+    return True
 
 
 def _bank(profile: Profile, manifest: Manifest) -> Callable[[Encoder], Bank]:

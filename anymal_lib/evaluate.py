@@ -163,7 +163,7 @@ def modality_tokens(model: AnyMAL, modality: str, bank: Bank) -> Tensor:
 @torch.inference_mode()
 def _blank_tokens(model: AnyMAL, modality: str) -> Tensor:
     encoder = model.encoders[modality]
-    prepared = encoder.prepare(BLANKS[modality]).to(model.llm.device)
+    prepared = encoder.prepare(BLANKS[modality])
     features: Features = encode_aligned(encoder, encode_frozen(encoder, [prepared], 1))
     return model.adapters[modality](features)[0]
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
 from anymal_lib.errors import AssetError, ConfigError
+from anymal_lib.machine import default_device
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def load_llm(
             got=repr(bits),
             do="Set BITS to 32 (fp32), 16 (bf16), 8 (int8) or 4 (nf4).",
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     place, revision, identity = _resolve(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)

@@ -8,9 +8,14 @@ import time
 import torch
 
 
+def default_device() -> str:
+    """The GPU where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def matmul_gflops(size: int = 1024, repeats: int = 7) -> float:
     """Speed of a bf16 matrix product (size, size) @ (size, size), median, in GFLOP/s."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     seconds = []
     for _ in range(repeats + 1):

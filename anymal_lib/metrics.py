@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WORDS = re.compile(r"[a-z0-9']+")
+_WORDS = re.compile(r"[\w']+")
 _RESAMPLES = 2000
 
 

@@ -119,7 +119,7 @@ class AnyMAL:
         for modality in sorted(set(kinds)):
             places = [k for k, kind in enumerate(kinds) if kind == modality]
             encoder = self.encoders[modality]
-            prepared = [encoder.prepare(items[k]).to(self.llm.device) for k in places]
+            prepared = [encoder.prepare(items[k]) for k in places]
             frozen = encode_frozen(encoder, prepared, self.profile.encode_batch)
             for k, span in zip(
                 places, self.adapters[modality](encode_aligned(encoder, frozen)), strict=True
@@ -134,7 +134,7 @@ class AnyMAL:
         `["What is this person doing? ", Imu(array, rate=50)]`; a list of such lists is a batch.
         Raises `InputError` for an empty prompt or an item that cannot be read.
         """
-        if isinstance(prompt, str):
+        if not isinstance(prompt, list | tuple):  # one text, or one item alone
             return self.generate([[prompt]], max_new_tokens=max_new_tokens)[0]
         if not prompt or not all(isinstance(part, list | tuple) for part in prompt):
             return self.generate([list(prompt)], max_new_tokens=max_new_tokens)[0]
@@ -151,6 +151,13 @@ class AnyMAL:
         Prompts of similar length are generated together; padding is on the left and masked, so
         an answer does not depend on its neighbours.
         """
+        if max_new_tokens < 1:
+            raise InputError(
+                "max_new_tokens",
+                expected="at least 1",
+                got=str(max_new_tokens),
+                do="Leave it out for the default.",
+            )
         spans, start = [], 0
         for prompt in prompts:
             spans.append(modality_tokens[start : start + prompt.items])

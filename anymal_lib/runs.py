@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -39,8 +40,8 @@ def _positive(value: Any) -> int:
 
 def _seed(value: Any) -> int:
     number = int(value)
-    if number != float(value) or number < 0:
-        raise ValueError("not a whole number of at least 0")
+    if number != float(value) or not 0 <= number < 2**63:
+        raise ValueError("not a whole number from 0 to 2^63")
     return number
 
 
@@ -148,11 +149,11 @@ def start(notebook: str, variables: Mapping[str, Any]) -> Run:
     `ConfigError` for a name that no notebook has, and for a value of the wrong kind.
     """
     known = {name for name in PARAMETERS if name in variables}
-    for name in _given_names(variables) - known:
-        close = get_close_matches(name.upper(), known, n=1)
+    for name in sorted(_unknown_names(variables, known)):
+        close = get_close_matches(name.upper(), known - {name}, n=1)
         raise ConfigError(
             f"notebook parameter {name}",
-            expected=f"one of {sorted(known)}",
+            expected=f"one of {sorted(known - {name})}",
             got=name,
             do=f"Did you mean {close[0]}?" if close else "Remove it.",
         )
@@ -181,18 +182,30 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def _given_names(variables: Mapping[str, Any]) -> set[str]:
-    """Names that look like parameters: upper-case ones, and all that Papermill injected."""
+def _unknown_names(variables: Mapping[str, Any], known: set[str]) -> set[str]:
+    """Upper-case names that no notebook has, and what Papermill injected without a declaration."""
     names = {
         name
         for name, value in variables.items()
         if name.isupper() and isinstance(value, str | int | float | bool | None | list | dict)
     }
+    declared, injected = set(), set()
     for source in variables.get("In", []):
+        assigned = _assigned_names(source)
         if source.startswith(_INJECTED):
-            tree = ast.parse(source)
-            names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
-    return names
+            injected |= assigned - declared
+        else:
+            declared |= assigned
+    return (names - known) | injected
+
+
+def _assigned_names(source: str) -> set[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a cell with IPython's own syntax
+        return set()
+    assignments = (node for node in tree.body if isinstance(node, ast.Assign))
+    return {t.id for node in assignments for t in node.targets if isinstance(t, ast.Name)}
 
 
 def _cast(name: str, value: Any) -> Any:
@@ -246,7 +259,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
+    if isinstance(value, float):  # JSON knows no NaN
+        return round(value, 6) if math.isfinite(value) else None
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -114,6 +115,7 @@ def train_adapter(
                 loss = _loss(model, modality, prepared, bank, samples, seed)
                 accelerator.backward(loss)
                 running += loss.item() / accumulation
+                _check_finite(running, modality, samples[0].step + 1)
                 if not accelerator.sync_gradients:
                     continue
                 accelerator.clip_grad_norm_(prepared.parameters(), spec.grad_clip)
@@ -125,7 +127,6 @@ def train_adapter(
             seconds = time.perf_counter() - started
             report = StepReport(step, running, lr, step * spec.batch, round(seconds, 3))
             running = 0.0
-            _check_finite(report, modality)
             curve.append(report)
             file.write(json.dumps(asdict(report)) + "\n")
             file.flush()
@@ -165,13 +166,14 @@ def _loss(
     return model.response_loss(prompts, list(adapter(features)))
 
 
-def _check_finite(report: StepReport, modality: str) -> None:
-    if report.loss == report.loss and abs(report.loss) != float("inf"):
+def _check_finite(loss: float, modality: str, step: int) -> None:
+    """Stop before a damaged gradient reaches the adapter."""
+    if math.isfinite(loss):
         return
     raise DataError(
-        f"{modality} alignment, step {report.step}",
+        f"{modality} alignment, step {step}",
         expected="a finite loss",
-        got=str(report.loss),
+        got=str(loss),
         do="Lower the learning rate, or look for damaged samples; the last checkpoint is kept.",
     )
 
@@ -206,11 +208,10 @@ class Checkpoints:
         (partial / "run.json").write_text(
             json.dumps({"step": step, "fingerprint": self.fingerprint})
         )
-        shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         for other in self._all():
             if other != target:
-                shutil.rmtree(other)
+                self._remove(other)
 
     def resume(self, accelerator: Accelerator) -> list[StepReport]:
         """Load the last state of the same run; returns the curve so far (empty: a fresh start)."""
@@ -231,7 +232,14 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints, half-written ones included."""
         for checkpoint in self.folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+            self._remove(checkpoint)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Delete a checkpoint so that a half-deleted one is never taken for whole."""
+        doomed = checkpoint.with_name(f"{checkpoint.name}.partial-removed")
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
 
     def _all(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoint-*") if "partial" not in p.name)

@@ -124,7 +124,7 @@ def test_a_name_like_no_other_is_refused_without_a_hint(begin):
 def papermill(**injected):
     """What a notebook's history looks like after Papermill's own cell has run."""
     cell = "# Parameters\n" + "".join(f"{name} = {v!r}\n" for name, v in injected.items())
-    own = "PROFILE = 'mini'\nother = 3\n"
+    own = "PROFILE = 'mini'\nSEED = 0\nSTEPS = None\n"
     return {"In": ["", own, cell, "from anymal_lib import runs"], "other": 3, **injected}
 
 
@@ -137,6 +137,10 @@ def test_injected_lower_case_names_are_refused_with_a_hint(begin):
 def test_injected_known_names_and_the_notebooks_own_variables_pass(begin):
     run = begin(**papermill(STEPS=5, SEED=3))
     assert run.asked["STEPS"] == 5 and run.seed == 3
+
+
+def test_a_parameter_that_this_notebook_does_not_declare_is_refused(begin):
+    refused(begin, "notebook parameter FOLD", **papermill(FOLD=3))
 
 
 def test_constants_that_are_no_literals_are_no_parameters(begin):

@@ -47,7 +47,7 @@ class Features:
             missing = longest - part.sequence.shape[1]
             mask = part.mask
             if mask is None:
-                mask = torch.ones(part.sequence.shape[:2], dtype=torch.bool)
+                mask = part.sequence.new_ones(part.sequence.shape[:2], dtype=torch.bool)
             sequences.append(F.pad(part.sequence, (0, 0, 0, missing)))
             masks.append(F.pad(mask, (0, missing), value=False))
         pooled = torch.cat([part.pooled for part in parts])
@@ -83,8 +83,13 @@ class Encoder(nn.Module):
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (len(texts), e), unit length, from the frozen text tower."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def augment(self, intermediate: Tensor, generator: torch.Generator) -> Tensor:
-        """A random variant of training inputs; the identity where a modality has none."""
+        """A random variant of training inputs, on the CPU; the identity where there is none."""
         return intermediate
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -45,8 +45,7 @@ class ClipImageEncoder(Encoder):
             ) from error
         model.visual.output_tokens = True
         self.visual = model.visual
-        self.text = TextTower(model.encode_text, open_clip.get_tokenizer(name))
-        self._text_model = model  # registered, so that it moves with the encoder
+        self.text = TextTower(model, model.encode_text, open_clip.get_tokenizer(name))
         self._preprocess: Callable[[Any], Tensor] = preprocess
         self.eval().requires_grad_(False)
         pooled, sequence = self.visual(torch.zeros(1, 3, *_size(self.visual.image_size)))

@@ -14,20 +14,26 @@ class TextTower:
     """Texts -> unit-length embeddings (len(texts), e) of a frozen text encoder."""
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], tokenize: Callable[[list[str]], Tensor]
+        self,
+        model: nn.Module,
+        encode: Callable[[Tensor], Tensor],
+        tokenize: Callable[[list[str]], Tensor],
     ) -> None:
+        self._model = model
         self._encode = encode
         self._tokenize = tokenize
         self._known: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts; each distinct text is encoded once per process."""
+        """Embed texts, on the CPU; each distinct text is encoded once per process."""
+        device = next(self._model.parameters()).device
         new = sorted({text for text in texts if text not in self._known}, key=len)
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
-            embeddings = F.normalize(self._encode(self._tokenize(chunk)).float(), dim=-1)
-            self._known.update(zip(chunk, embeddings, strict=True))
+            encoded = self._encode(self._tokenize(chunk).to(device))
+            embeddings = F.normalize(encoded.float(), dim=-1)
+            self._known.update(zip(chunk, embeddings.cpu(), strict=True))
         return torch.stack([self._known[text] for text in texts])
 
 
@@ -43,7 +49,8 @@ def sentence_tower(folder: Path) -> tuple[TextTower, int]:
     width = AutoConfig.from_pretrained(folder).hidden_size
     model = HFTextEncoder(str(folder), output_dim=width, pooler_type="mean_pooler")
     tokenizer = HFTokenizer(str(folder), context_length=64)
-    return TextTower(_frozen(model), lambda texts: _trim(tokenizer(texts))), width
+    frozen = _frozen(model)
+    return TextTower(frozen, frozen, lambda texts: _trim(tokenizer(texts))), width
 
 
 def _trim(ids: Tensor) -> Tensor:
@@ -59,7 +66,7 @@ def open_clip_tower(name: str) -> tuple[TextTower, int]:
     model = open_clip.create_model(architecture, pretrained=pretrained)
     width = open_clip.get_model_config(architecture)["embed_dim"]
     frozen = _frozen(model)
-    return TextTower(frozen.encode_text, open_clip.get_tokenizer(architecture)), width
+    return TextTower(frozen, frozen.encode_text, open_clip.get_tokenizer(architecture)), width
 
 
 def _frozen(model: nn.Module) -> nn.Module:
