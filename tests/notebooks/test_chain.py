@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import PIL.Image
 import pytest
 
 from anymal_lib import chain
@@ -108,6 +109,53 @@ def test_wrong_parameters_are_refused_by_name(tmp_path, wrong):
     named = "tiny" if name == "PROFILE" else name
     with pytest.raises(chain.NotebookError, match=rf"ConfigError: .*{named}.*See .*03_align_imu"):
         chain.run_notebook(NOTEBOOKS["03_align_imu"], tmp_path, given)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Two real photographs in 24 crops of any size, free captions, no split, one broken file."""
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    captions = ("a Chinese temple among green trees", "a pink flower in front of dark leaves")
+    rows = []
+    for k in range(24):
+        photograph = PIL.Image.fromarray(load_sample_images().images[k % 2])
+        crop = photograph.crop((5 * k, 3 * k, 300 + 11 * k, 200 + 7 * k))
+        crop.save(folder / f"{k}.{'png' if k % 3 else 'jpg'}")
+        rows.append(
+            {"id": f"p{k}", "image": f"{k}.{'png' if k % 3 else 'jpg'}", "text": captions[k % 2]}
+        )
+    (folder / "broken.jpg").write_bytes((folder / "0.jpg").read_bytes()[:300])
+    rows.append({"id": "broken", "image": "broken.jpg", "text": "half a picture"})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    card = folder / "card.yaml"
+    card.write_text("name: photographs\nmodality: image\nrows: rows.jsonl\n")
+    return card
+
+
+def test_a_users_photographs_take_the_place_of_the_profiles(tmp_path, photographs):
+    given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(tmp_path), "MANIFEST": str(photographs)}
+    step = chain.run_notebook(NOTEBOOKS["02_align_image"], tmp_path, given)
+    metrics = step.record["metrics"]
+    assert list(step.record["data"]) == ["photographs"]
+    assert (metrics["attributes"], metrics["attribute_accuracy"]) == ({}, None)
+    assert metrics["grounding_score"] == "rouge_l" and set(metrics["grounding"]) == CONTROLS
+    skipped = [bad for part in metrics["samples"].values() for bad in part["skipped"]]
+    assert all(bad["id"] == "broken" and "broken.jpg" in bad["reason"] for bad in skipped)
+    used = sum(part["used"] for part in metrics["samples"].values())
+    assert used + len(skipped) + VALIDATION == 25
+
+
+VALIDATION = 2  # a tenth of 25 rows is nobody's training or test item
+
+
+def test_motion_at_another_rate_takes_the_place_of_the_profiles(tmp_path, imu_card_100):
+    given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(tmp_path), "MANIFEST": str(imu_card_100)}
+    step = chain.run_notebook(NOTEBOOKS["03_align_imu"], tmp_path, given)
+    assert step.record["n"] > 0 and "shoulder-imu" not in step.record["data"]
+    assert set(step.record["metrics"]["grounding"]) == CONTROLS
 
 
 def test_runs_from_another_working_directory(tmp_path):
