@@ -93,7 +93,10 @@ def encode_aligned(
 def build_bank(
     encoder: Encoder, rows: Sequence[Row], *, batch: int, max_bad_share: float, title: str
 ) -> Bank:
-    """Read and encode rows; `DataError` when more than `max_bad_share` of them are bad."""
+    """Read and encode rows; `DataError` when more than `max_bad_share` of them are bad.
+
+    Two bad rows never stop a run: of a small split they are a large share.
+    """
     good: list[Row] = []
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
@@ -108,7 +111,7 @@ def build_bank(
                 skipped.append(Skipped(row.id, str(error)))
         good += chunk
         tensors += encode_frozen(encoder, prepared, batch)
-    if len(skipped) > max_bad_share * len(rows) or not good:
+    if len(skipped) > max(2, max_bad_share * len(rows)) or not good:
         raise DataError(
             title,
             expected=f"at most {max_bad_share:.0%} of the rows unreadable",

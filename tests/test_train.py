@@ -260,9 +260,15 @@ def test_bad_rows_are_skipped_counted_and_named(damaged_card, tiny_encoders, tra
 
 
 def test_too_many_bad_rows_stop_the_run(damaged_card, tiny_encoders):
-    rows = damaged_card(2).split("train")
-    with pytest.raises(DataError, match=r"squares.*12%.*2 of 16.*square-0.*max_bad_share"):
-        build_bank(tiny_encoders["image"], rows, batch=5, max_bad_share=0.12, title="squares")
+    rows = damaged_card(3).split("train")
+    with pytest.raises(DataError, match=r"squares.*18%.*3 of 16.*square-0.*max_bad_share"):
+        build_bank(tiny_encoders["image"], rows, batch=5, max_bad_share=0.18, title="squares")
+
+
+def test_two_bad_rows_never_stop_a_run(damaged_card, tiny_encoders):
+    rows = damaged_card(2).split("train")[:4]
+    bank = build_bank(tiny_encoders["image"], rows, batch=5, max_bad_share=0.2, title="squares")
+    assert (len(bank), len(bank.skipped)) == (2, 2)
 
 
 @pytest.mark.parametrize("count", [0, 1])
