@@ -77,7 +77,8 @@ def chain_notebooks() -> list[Path]:
 
 def reference_notebooks() -> list[Path]:
     """The chain, and then the overview, which tells what is ready."""
-    return [*chain_notebooks(), Path("notebooks/00_start_here.ipynb")]
+    overview = (path.relative_to(ROOT) for path in ROOT.glob("notebooks/00_*.ipynb"))
+    return [*chain_notebooks(), *overview]
 
 
 def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Step:
