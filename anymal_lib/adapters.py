@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from anymal_lib.config import AdapterSpec
 from anymal_lib.encoders.base import Features
 
-# Modality tokens start this many times larger than token embeddings (ours): what enters the frozen
-# LLM as small as a word is soon drowned by its first layers, and the adapter learns half as fast.
+# Modality tokens start this many times larger than token embeddings (ours, chosen together with
+# latents of unit variance: with smaller ones of both the mini resampler learned more slowly).
 _TOKEN_SCALE = 4.0
 
 

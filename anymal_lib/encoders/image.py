@@ -116,8 +116,8 @@ class TimmImageEncoder(Encoder):
         """The trunk's features -> patch tokens (b, n, d) and the head's embedding (b, e).
 
         The head is linear and the pool an average, so the head of each patch is that patch's
-        share of the aligned embedding: the tokens are aligned to text too. Without it colours,
-        which an ImageNet classifier hardly keeps, take a resampler ten times as long to find.
+        share of the aligned embedding: the tokens are aligned to text too. Without it the mini
+        resampler found shapes, but hardly colours, which an ImageNet classifier has no use for.
         """
         pooled = self.visual.head(self.visual.trunk.forward_head(intermediate))
         if intermediate.ndim == 4:  # a convolutional trunk
