@@ -1,6 +1,6 @@
 # Linux x86-64 with Python 3.11 or 3.12. Every target makes the environment first if need be.
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint lock lab notebooks-check clean reference
+.PHONY: help env run bench test lint lock lab notebooks-check clean reference
 
 BIN := .venv/bin
 # Notebooks run in this environment's kernel, even where another user owns the folder.
@@ -18,6 +18,9 @@ env: .venv/.ready  ## make the environment .venv from requirements.lock
 
 run: .venv/.ready  ## run notebooks 01 to 07 on the mini profile, results in outputs/mini
 	@$(BIN)/python -m anymal_lib.chain
+
+bench: .venv/.ready  ## measure the training step beside other recipes (notebook 11)
+	@$(BIN)/python -m anymal_lib.chain --only 11
 
 test: .venv/.ready  ## run the tests
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

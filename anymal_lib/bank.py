@@ -1,13 +1,16 @@
 """Rows of a manifest, read and passed once through the frozen part of their encoder.
 
 The frozen part never changes, so alignment, adapter training and evaluation all draw from here
-and nothing is decoded twice. A row that cannot be read is skipped, counted and named.
+and nothing is decoded twice, unless it would not fit into memory. A row that cannot be read is
+skipped, counted and named.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,9 +21,12 @@ from tqdm.auto import tqdm
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.errors import AnyMALError, DataError
 from anymal_lib.inputs import open_row
+from anymal_lib.machine import free_memory
 from anymal_lib.manifest import Row
 
 log = logging.getLogger(__name__)
+
+_MEMORY_SHARE = 0.25  # of the free memory, for the features of one split
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Bank:
     """The good rows with their intermediate features, and the bad ones by name."""
 
     rows: list[Row]
-    intermediate: list[Tensor]  # one (…) tensor per row; shapes may differ for signals
+    intermediate: Sequence[Tensor]  # one (…) tensor per row; shapes may differ for signals
     skipped: list[Skipped]
 
     def __len__(self) -> int:
@@ -46,7 +52,10 @@ class Bank:
         self, encoder: Encoder, index: Sequence[int], generator: torch.Generator | None = None
     ) -> Features:
         """Features of some rows in the given order; augmented when a generator is given."""
-        return encode_aligned(encoder, [self.intermediate[i] for i in index], generator)
+        tensors = [self.intermediate[i] for i in index]
+        if generator is not None:
+            tensors = augmented(encoder, tensors, generator)
+        return encode_aligned(encoder, tensors)
 
     def report(self) -> dict[str, Any]:
         """Counts and names of skipped rows, for metrics.json."""
@@ -73,44 +82,86 @@ def encode_frozen(encoder: Encoder, prepared: Sequence[Tensor], batch: int) -> l
     return [results[p] for p in range(len(prepared))]
 
 
-def encode_aligned(
-    encoder: Encoder, intermediate: Sequence[Tensor], generator: torch.Generator | None = None
-) -> Features:
-    """Intermediate features of any shape -> Features in order; augmented with a generator."""
-    groups, parts = _by_shape(intermediate), []
-    for group in groups:
-        batch = torch.stack([intermediate[p] for p in group])
-        if generator is not None:
-            batch = encoder.augment(batch, generator)
-        parts.append(encoder.aligned(batch.to(encoder.device)))
-    features = Features.stack(parts)
+def augmented(
+    encoder: Encoder, intermediate: Sequence[Tensor], generator: torch.Generator
+) -> list[Tensor]:
+    """A random variant of each tensor, where the encoder has any; a function of their order."""
+    if not encoder.augments:
+        return list(intermediate)
+    results: dict[int, Tensor] = {}
+    for group in _by_shape(intermediate):
+        batch = encoder.augment(torch.stack([intermediate[p] for p in group]), generator)
+        results.update(zip(group, batch, strict=True))
+    return [results[p] for p in range(len(intermediate))]
+
+
+def encode_aligned(encoder: Encoder, intermediate: Sequence[Tensor]) -> Features:
+    """Intermediate features of any shape -> Features in order."""
+    groups = _by_shape(intermediate)
+    features = Features.stack(
+        [
+            encoder.aligned(torch.stack([intermediate[p] for p in group]).to(encoder.device))
+            for group in groups
+        ]
+    )
     if len(groups) == 1:
         return features
     order = torch.tensor([p for group in groups for p in group], device=encoder.device)
     return features.take(order.argsort())
 
 
+@dataclass(frozen=True)
+class EncodedAtUse(Sequence[Tensor]):
+    """Intermediate features that are computed when they are asked for: for more than memory."""
+
+    encoder: Encoder
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        prepared = self.encoder.prepare(open_row(self.rows[index]))
+        return encode_frozen(self.encoder, [prepared], 1)[0]
+
+
 def build_bank(
-    encoder: Encoder, rows: Sequence[Row], *, batch: int, max_bad_share: float, title: str
+    encoder: Encoder,
+    rows: Sequence[Row],
+    *,
+    batch: int,
+    max_bad_share: float,
+    title: str,
+    cache: bool | None = None,
 ) -> Bank:
     """Read and encode rows; `DataError` when more than `max_bad_share` of them are bad.
 
-    Two bad rows never stop a run: of a small split they are a large share.
+    Two bad rows never stop a run: of a small split they are a large share. With `cache` the
+    features are kept, without it only the rows are checked; None keeps what takes less than a
+    quarter of the free memory.
     """
     good: list[Row] = []
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
-    starts = range(0, len(rows), batch)
-    for start in tqdm(starts, desc=title, unit="batch", disable=None, leave=False):
-        prepared, chunk = [], []
-        for row in rows[start : start + batch]:
-            try:
-                prepared.append(encoder.prepare(open_row(row)))
-                chunk.append(row)
-            except AnyMALError as error:
-                skipped.append(Skipped(row.id, str(error)))
-        good += chunk
-        tensors += encode_frozen(encoder, prepared, batch)
+    chunks = tqdm(
+        _decoded(encoder, rows, batch),
+        total=-(-len(rows) // batch),
+        desc=title,
+        unit="batch",
+        disable=None,
+        leave=False,
+    )
+    for chunk in chunks:
+        read = [(row, out) for row, out in chunk if not isinstance(out, AnyMALError)]
+        skipped += [Skipped(row.id, str(out)) for row, out in chunk if isinstance(out, AnyMALError)]
+        good += [row for row, _ in read]
+        if cache is not False:
+            tensors += encode_frozen(encoder, [out for _, out in read], batch)
+        if cache is None and tensors:
+            needed = tensors[0].nbytes * len(rows)
+            cache = needed < _MEMORY_SHARE * free_memory()
+            if not cache:
+                log.info("%s: %.0f GB of features are computed at use.", title, needed / 1e9)
     if len(skipped) > max(2, max_bad_share * len(rows)) or not good:
         raise DataError(
             title,
@@ -122,4 +173,26 @@ def build_bank(
         )
     for bad in skipped:
         log.warning("skipped %s: %s", bad.id, bad.reason)
-    return Bank(good, tensors, skipped)
+    return Bank(good, tensors if cache else EncodedAtUse(encoder, good), skipped)
+
+
+def _decoded(
+    encoder: Encoder, rows: Sequence[Row], batch: int
+) -> Iterator[list[tuple[Row, Tensor | AnyMALError]]]:
+    """Rows with what `prepare` made of them, batch by batch.
+
+    Threads decode the next batch while the caller encodes this one; decoders release the lock.
+    """
+
+    def read(row: Row) -> Tensor | AnyMALError:
+        try:
+            return encoder.prepare(open_row(row))
+        except AnyMALError as error:
+            return error
+
+    chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        ahead = [pool.map(read, chunk) for chunk in chunks[:1]]
+        for index, chunk in enumerate(chunks):
+            ahead += [pool.map(read, following) for following in chunks[index + 1 : index + 2]]
+            yield list(zip(chunk, ahead.pop(0), strict=True))

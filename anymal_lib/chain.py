@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from anymal_lib.assets import cache_dir
 from anymal_lib.config import load_profile
-from anymal_lib.errors import AnyMALError
+from anymal_lib.errors import AnyMALError, ConfigError
 from anymal_lib.runs import PARAMETERS, ROOT, from_root, write_text
 
 _COLUMNS = ("notebook", "seconds", "peak memory", "results")
@@ -67,7 +67,9 @@ def headline(metrics: Mapping[str, Any]) -> str:
         **metrics.get("attributes", {}),
         "recall@1": metrics.get("retrieval", {}).get("recall_at_1"),
     }
-    return ", ".join(f"{name} {100 * v:.1f} %" for name, v in found.items() if v is not None)
+    parts = [f"{name} {100 * v:.1f} %" for name, v in found.items() if v is not None]
+    parts += [f"{name} {value:.2f}" for name, value in metrics.get("ratios", {}).items()]
+    return ", ".join(parts)
 
 
 def chain_notebooks() -> list[Path]:
@@ -76,9 +78,26 @@ def chain_notebooks() -> list[Path]:
 
 
 def reference_notebooks() -> list[Path]:
-    """The chain, and then the overview, which tells what is ready."""
-    overview = (path.relative_to(ROOT) for path in ROOT.glob("notebooks/00_*.ipynb"))
-    return [*chain_notebooks(), *overview]
+    """The chain, the benchmark, and then the overview, which tells what is ready."""
+    after = (ROOT.glob("notebooks/11_*.ipynb"), ROOT.glob("notebooks/00_*.ipynb"))
+    return [*chain_notebooks(), *(path.relative_to(ROOT) for found in after for path in found)]
+
+
+def numbered(number: str) -> list[Path]:
+    """The notebook of a number, "11" for example.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = [path.relative_to(ROOT) for path in ROOT.glob(f"notebooks/{number}_*.ipynb")]
+    if len(found) != 1:
+        raise ConfigError(
+            "--only",
+            expected="a notebook's number, 00 to 11",
+            got=repr(number),
+            do="See the folder notebooks/ for those that are there.",
+        )
+    return found
 
 
 def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Step:
@@ -124,14 +143,21 @@ def _stopped(notebook: Path, reason: str, executed: str) -> NotebookError:
 
 
 def run_chain(
-    profile: str, output: Path, parameters: Mapping[str, Any], *, fresh: bool = False
+    profile: str,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    notebooks: Sequence[Path] | None = None,
+    fresh: bool = False,
 ) -> Iterator[str]:
-    """Run the chain and write `<output>/report.md`; yields what to show meanwhile, by line.
+    """Run the chain (or `notebooks`) and write a report; yields what to show meanwhile, by line.
 
     `fresh` removes each notebook's earlier results before it runs.
     """
     load_profile(profile)  # an unknown one is refused before anything starts
-    notebooks = reference_notebooks() if fresh else chain_notebooks()
+    whole = notebooks is None
+    if notebooks is None:
+        notebooks = reference_notebooks() if fresh else chain_notebooks()
     given = {**parameters, "PROFILE": profile, "OUTPUT_DIR": os.path.relpath(output, ROOT)}
     steps = []
     for index, notebook in enumerate(notebooks, start=1):
@@ -142,7 +168,7 @@ def run_chain(
         _, seconds, _, results = steps[-1].cells()
         yield f"[{index}/{len(notebooks)}] {notebook.stem}: {seconds} s  {results}".rstrip()
     rows = [_COLUMNS, *(step.cells() for step in steps)]
-    report = output / "report.md"
+    report = output / ("report.md" if whole else f"{notebooks[0].stem}.md")
     write_text(report, f"# AnyMAL, profile {profile}\n\n{_markdown(rows)}\n")
     yield f"\n{_aligned(rows)}\n\nReport: {_shown(report)}"
 
@@ -248,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="mini", help="default: mini")
     parser.add_argument("--output", help="folder of the results; default: outputs/<profile>")
     parser.add_argument("--reference", action="store_true", help="run afresh, store a reference")
+    parser.add_argument("--only", metavar="NUMBER", help="one notebook in place of the chain")
     parser.add_argument(
         "-p",
         dest="parameters",
@@ -259,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     parameters = dict(given.parameters)
+    if given.only and given.reference:
+        parser.error("a reference is of the whole chain: leave out --only or --reference")
     if {"PROFILE", "OUTPUT_DIR"} & set(parameters):
         parser.error("PROFILE and OUTPUT_DIR are set with --profile and --output")
     output = from_root(given.output or Path("outputs") / given.profile)
@@ -271,7 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 store_reference(output, target)
             _say([f"Reference: {_shown(target)}"])
         else:
-            _say(run_chain(given.profile, output, parameters))
+            notebooks = numbered(given.only) if given.only else None
+            _say(run_chain(given.profile, output, parameters, notebooks=notebooks))
     except AnyMALError as error:
         sys.stderr.write(f"{error}\n")
         return 1

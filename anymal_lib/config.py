@@ -41,6 +41,20 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class StepSpec:
+    """What makes a training step cheap (all ours). Every switch leaves the result as it is, up to
+    rounding; off is the plain path that notebook 11 measures it against.
+    """
+
+    caption_logits: bool = True  # logits of the response's tokens only, not of every position
+    prefix: bool = True  # text before the first item as constant keys and values, no backward
+    sort_micro_batches: bool = True  # samples of a step by length, so that less is padded
+    cache_features: bool | None = None  # keep encoded rows; None: where they fit into memory
+    keep_memory: bool = True  # freed memory stays with the process, where the C library can
+    compile: bool | None = None  # decoder layers; None: when the planned steps repay it
+
+
+@dataclass(frozen=True)
 class ImageEncoderSpec:
     """A frozen image encoder.
 
@@ -55,6 +69,7 @@ class ImageEncoderSpec:
     trunk_asset: WheelAsset | None = None
     text_asset: WheelAsset | None = None
     image_size: int = 224  # pixels a side; open_clip's own size wins for its pretrained models
+    bf16: bool | None = None  # type of the frozen part; None: bf16 where this machine is fast at it
     align: TrainSpec | None = None
 
 
@@ -89,7 +104,8 @@ class Profile:
     name: str
     llm: WheelAsset | HubAsset
     modalities: dict[str, ModalitySpec] = field(default_factory=dict)
-    bits: Bits = 16  # 32: fp32, 16: bf16, 8: int8, 4: nf4 with double quantization
+    bits: Bits | None = None  # 32: fp32, 16: bf16, 8: int8, 4: nf4; None: bf16 where it is fast
+    step: StepSpec = StepSpec()
     system: str = "You describe what you sense."  # the assistant's role (ours)
     max_bad_share: float = 0.2  # bad samples above this share stop a run (ours)
     eval_batch: int = 64  # prompts that are generated together
@@ -146,6 +162,7 @@ EFFICIENTNET_LITE0 = WheelAsset(
 MINI = Profile(
     name="mini",
     llm=SMOLLM2_135M,
+    encode_batch=32,  # more no longer fits into the processor's cache
     modalities={
         "image": ModalitySpec(
             encoder=ImageEncoderSpec(
@@ -155,7 +172,7 @@ MINI = Profile(
                 align=TrainSpec(batch=128, learning_rate=3e-3, steps=300),
             ),
             adapter=AdapterSpec(kind="resampler", tokens=8, layers=2, width=384, heads=6),
-            align=TrainSpec(batch=16, learning_rate=2e-3, steps=120),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=130),
             manifest="easy-vqa",
             instructions=IMAGE_INSTRUCTIONS,
         ),
@@ -166,8 +183,8 @@ MINI = Profile(
                 text_asset=MINILM_L6,
                 align=TrainSpec(batch=64, learning_rate=2e-3, steps=1200, weight_decay=0.05),
             ),
-            adapter=AdapterSpec(kind="linear", tokens=8),
-            align=TrainSpec(batch=16, learning_rate=6e-3, steps=60),
+            adapter=AdapterSpec(kind="linear", tokens=4),
+            align=TrainSpec(batch=16, learning_rate=6e-3, steps=75),
             manifest="shoulder-imu",
             instructions=IMU_INSTRUCTIONS,
         ),
@@ -183,7 +200,7 @@ _IMU2CLIP = ImuEncoderSpec(
 
 
 def _from_hub(
-    name: str, llm: str, *, image: ModalitySpec, imu: ModalitySpec, bits: Bits
+    name: str, llm: str, *, image: ModalitySpec, imu: ModalitySpec, bits: Bits | None
 ) -> Profile:
     return Profile(
         name=name,
@@ -224,7 +241,7 @@ SMALL = _from_hub(
         adapter=AdapterSpec(kind="resampler", tokens=64, layers=2, width=1024, heads=16),
     ),
     imu=_paper_imu(steps=2_000),
-    bits=16,
+    bits=None,
 )
 PAPER_7B = _from_hub(
     "paper-7b",
@@ -272,6 +289,7 @@ _TYPES: dict[str, type] = {
         ImuEncoderSpec,
         ModalitySpec,
         Profile,
+        StepSpec,
         TrainSpec,
         WheelAsset,
     )

@@ -27,7 +27,7 @@ from anymal_lib.manifest import Manifest
 log = logging.getLogger(__name__)
 
 # Raise it when an encoder, its augmentation or its training changes: cached ones are then stale.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def _bank(profile: Profile, manifest: Manifest) -> Callable[[Encoder], Bank]:
             manifest.split("train"),
             batch=profile.encode_batch,
             max_bad_share=profile.max_bad_share,
+            cache=profile.step.cache_features,
             title=f"{manifest.card.name}/train",
         )
 

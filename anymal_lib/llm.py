@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
 from anymal_lib.errors import AssetError, ConfigError
-from anymal_lib.machine import default_device
+from anymal_lib.machine import default_device, fast_bf16
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import DynamicCache
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,53 @@ class Identity:
 
     source: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the frozen LLM remembers of texts that come before the first item of their prompts.
+
+    layers: keys and values of each layer, (1, heads, p, head width) where all prompts share one
+    text, else (b, heads, p, head width) with padding on the left; mask (b, p), True where a
+    position is real, or None without padding.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor | None
+
+    def __len__(self) -> int:
+        return self.layers[0][0].shape[2]
+
+    def cache(self, batch: int) -> DynamicCache:
+        """A fresh cache of `batch` rows for transformers; it never writes into these tensors."""
+        from transformers.cache_utils import DynamicCache
+
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self.layers):
+            rows = (batch, -1, -1, -1)
+            cache.update(keys.expand(rows), values.expand(rows), index)
+        return cache
+
+
+def join_masks(mask: Tensor | None, prefix: Prefix | None, rows: int, length: int) -> Tensor | None:
+    """One mask (rows, p + length) for a prefix and what follows; None where nothing is padded."""
+    if prefix is None or (mask is None and prefix.mask is None):
+        return mask
+    device = prefix.layers[0][0].device
+    joined = torch.ones(rows, len(prefix) + length, dtype=torch.bool, device=device)
+    if prefix.mask is not None:
+        joined[:, : len(prefix)] = prefix.mask
+    if mask is not None:
+        joined[:, len(prefix) :] = mask
+    return joined
+
+
+def _place(mask: Tensor | None, length: int) -> dict[str, Tensor]:
+    """Mask and positions of the last `length` columns; padding takes no position."""
+    if mask is None:
+        return {}
+    positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+    return {"attention_mask": mask.long(), "position_ids": positions[:, -length:]}
 
 
 class FrozenLLM:
@@ -90,20 +140,69 @@ class FrozenLLM:
         """Token embeddings: (b, t) -> (b, t, w)."""
         return self._embedding(ids)
 
-    def hidden(self, embeddings: Tensor, **kwargs: Any) -> Tensor:
-        """Last hidden states of the LLM's body: (b, t, w) -> (b, t, w)."""
-        return self.model.base_model(inputs_embeds=embeddings, **kwargs).last_hidden_state
+    def hidden(
+        self, embeddings: Tensor, mask: Tensor | None = None, prefix: Prefix | None = None
+    ) -> Tensor:
+        """Last hidden states of the LLM's body: (b, t, w) -> (b, t, w).
 
-    @torch.no_grad()
-    def remember(self, ids: Sequence[int], batch: int) -> Any:
-        """Keys and values of a prefix that `batch` prompts share, computed once.
-
-        The LLM is frozen, so nothing before the first modality token needs a backward pass.
+        `mask` (b, t) is True where a position is real; padding on the right needs none, because
+        causal attention never looks there. `prefix` is read before the embeddings.
         """
-        prefix = torch.tensor([list(ids)], device=self.device)
-        cache = self.model.base_model(input_ids=prefix, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(batch)
-        return cache
+        cache = None if prefix is None else prefix.cache(len(embeddings))
+        mask = join_masks(mask, prefix, *embeddings.shape[:2])
+        return self.read(embeddings, mask, cache).last_hidden_state
+
+    def read(self, embeddings: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Any:
+        """The body's output as transformers gives it: (b, t, w) after what `cache` holds.
+
+        `mask` (b, all positions so far) is None where nothing is padded.
+        """
+        return self.model.base_model(
+            inputs_embeds=embeddings,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **_place(mask, embeddings.shape[1]),
+        )
+
+    def remember(self, prefixes: Sequence[tuple[int, ...]]) -> Prefix | None:
+        """Keys and values of the texts before the first item, one a prompt; None if all are empty.
+
+        The LLM is frozen, so these are constants: equal texts are read once, and a text that a
+        whole batch shares is kept for the steps that follow. Nothing here enters a backward pass.
+        """
+        if not any(prefixes):
+            return None
+        distinct = list(dict.fromkeys(prefixes))
+        if len(distinct) == 1:
+            return self._remember_one(distinct[0])
+        width = max(map(len, distinct))
+        ids = torch.tensor([[0] * (width - len(text)) + list(text) for text in distinct])
+        real = torch.tensor([[k >= width - len(text) for k in range(width)] for text in distinct])
+        index = torch.tensor([distinct.index(text) for text in prefixes], device=self.device)
+        mask = None if real.all() else real.to(self.device)
+        layers = self._keys_and_values(ids, mask)
+        return Prefix(
+            tuple((keys[index], values[index]) for keys, values in layers),
+            None if mask is None else mask[index],
+        )
+
+    @lru_cache(maxsize=256)  # noqa: B019 - a few hundred kB each at 135M, a few MB at 70B
+    def _remember_one(self, text: tuple[int, ...]) -> Prefix:
+        return Prefix(tuple(self._keys_and_values(torch.tensor([text]), None)), None)
+
+    @torch.inference_mode(False)  # what is kept for training may be asked for in evaluation
+    @torch.no_grad()
+    def _keys_and_values(self, ids: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        from transformers.cache_utils import DynamicCache
+
+        cache = DynamicCache()  # one without windows: a model's own keeps the last positions only
+        self.model.base_model(
+            input_ids=ids.to(self.device),
+            past_key_values=cache,
+            use_cache=True,
+            **_place(mask, ids.shape[1]),
+        )
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def logits(self, rows: Tensor) -> Tensor:
         """Next-token logits in fp32 of chosen rows only: (n, w) -> (n, v)."""
@@ -122,17 +221,23 @@ class FrozenLLM:
 
 
 def load_llm(
-    source: WheelAsset | HubAsset | str | Path, *, bits: int = 16, device: str | None = None
+    source: WheelAsset | HubAsset | str | Path,
+    *,
+    bits: int | None = None,
+    device: str | None = None,
 ) -> FrozenLLM:
     """Load a causal LM frozen.
 
     `source` is a pinned asset, a local folder or a hub id. `bits` is 32 (fp32), 16 (bf16),
     8 (int8) or 4 (nf4 with double quantization), the last two through bitsandbytes, on CPU or
-    GPU. `device` defaults to the GPU where there is one. Raises `ConfigError` for unknown bits
-    and `AssetError` when the model cannot be had or read.
+    GPU; None takes bf16 where this machine is fast at it, else fp32. `device` defaults to the GPU
+    where there is one. Raises `ConfigError` for unknown bits and `AssetError` when the model
+    cannot be had or read.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if bits is None:
+        bits = 16 if fast_bf16() else 32
     if bits not in PRECISIONS:
         raise ConfigError(
             "BITS",
@@ -164,7 +269,24 @@ def load_llm(
     if identity is None:
         commit = getattr(model.config, "_commit_hash", None) or ""
         identity = Identity(source=str(place), sha256=commit)
+    if bits == 4 and device == "cpu":
+        _unpack_scales(model)
     return FrozenLLM(model, tokenizer, identity, bits)
+
+
+def _unpack_scales(model: nn.Module) -> None:
+    """Undo the second quantization of nf4, that of the scales, once instead of at every product.
+
+    Same values, for a sixteenth of a byte more per weight; on a GPU the kernels do it on the fly.
+    """
+    from bitsandbytes.functional import dequantize_blockwise
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit) and layer.weight.quant_state.nested:
+            state = layer.weight.quant_state
+            state.absmax = dequantize_blockwise(state.absmax, state.state2).float() + state.offset
+            state.nested, state.state2, state.offset = False, None, None
 
 
 def _quantization(bits: int) -> Any:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import statistics
 import time
+from functools import lru_cache
+from pathlib import Path
 
 import torch
+
+# Options of glibc's mallopt (malloc.h), and the largest block that is kept: 1 GiB.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEEP = -1, -3, 1 << 30
 
 
 def default_device() -> str:
@@ -13,10 +20,39 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def matmul_gflops(size: int = 1024, repeats: int = 7) -> float:
-    """Speed of a bf16 matrix product (size, size) @ (size, size), median, in GFLOP/s."""
+@lru_cache
+def fast_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices at least as fast as fp32 ones (measured).
+
+    Processors without bf16 instructions emulate them, several times slower.
+    """
+    return matmul_gflops(512) >= matmul_gflops(512, dtype=torch.float32)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory of any size for the next step (glibc, this process).
+
+    By default glibc gives large blocks back at once, and every step pays the page faults again:
+    a twentieth to a tenth of a step of the mini profile.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _KEEP)
+        mallopt(_MMAP_THRESHOLD, _KEEP)
+
+
+def free_memory() -> int:
+    """Bytes of main memory that a program could take now without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 7, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Speed of a matrix product (size, size) @ (size, size), median, in GFLOP/s."""
     device = default_device()
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -19,7 +19,7 @@ from anymal_lib.config import ModalitySpec, Profile, load_profile
 from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
 from anymal_lib.inputs import Image, Imu
-from anymal_lib.llm import FrozenLLM, load_llm
+from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.prompt import Prompt, render, splice, split_prefix
 
 MODALITY_OF: dict[type, str] = {Image: "image", Imu: "imu"}
@@ -99,14 +99,18 @@ class AnyMAL:
         Logits are computed for response rows only. A mean per prompt makes gradient accumulation
         equal to one large batch.
         """
-        prefix, rest = split_prefix(prompts)
+        switches = self.profile.step
+        prefix = None
+        if switches.prefix:
+            texts, prompts = zip(*map(split_prefix, prompts), strict=True)
+            prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.
-        batch = splice(self.llm, rest, modality_tokens, pad_left=False)
-        past = self.llm.remember(prefix, len(prompts)) if prefix else None
-        hidden = self.llm.hidden(
-            batch.embeddings, past_key_values=past, use_cache=past is not None
-        )  # (b, t, w)
-        logits = self.llm.logits(hidden.flatten(0, 1)[batch.rows])
+        batch = splice(self.llm, prompts, modality_tokens, pad_left=False)
+        hidden = self.llm.hidden(batch.embeddings, prefix=prefix).flatten(0, 1)  # (b * t, w)
+        if switches.caption_logits:
+            logits = self.llm.logits(hidden[batch.rows])  # (k, v)
+        else:
+            logits = self.llm.logits(hidden)[batch.rows]
         losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (k,)
         counts = torch.tensor([len(p.response) for p in prompts], device=losses.device)
         return (losses / counts.repeat_interleave(counts)).sum() / len(prompts)
@@ -179,33 +183,39 @@ class AnyMAL:
     def _greedy(
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], max_new_tokens: int
     ) -> Tensor:
-        """Most likely tokens of one batch: (b, up to max_new_tokens), ended rows filled up."""
-        prefix, rest = split_prefix(prompts)
-        batch = splice(self.llm, rest, modality_tokens, pad_left=True)
-        past = self.llm.remember(prefix, len(prompts)) if prefix else None
-        embeddings, mask, place = batch.embeddings, None, {}
-        if batch.mask is not None:
-            mask = F.pad(batch.mask.long(), (len(prefix), 0), value=1)  # (b, prefix + t)
-            place = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, len(prefix) :]}
-        ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.llm.device)
-        said: list[Tensor] = []
-        while len(said) < max_new_tokens and not ended.all():
-            out = self.llm.model.base_model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                past_key_values=past,
-                use_cache=True,
-                **place,
-            )
-            past = out.past_key_values
-            best = self.llm.logits(out.last_hidden_state[:, -1]).argmax(-1)
-            said.append(best.masked_fill(ended, self.llm.end_of_turn))
-            ended |= best == self.llm.end_of_turn
-            embeddings = self.llm.embed(said[-1][:, None])
-            if mask is not None:
-                mask = F.pad(mask, (0, 1), value=1)
-                place = {"position_ids": place["position_ids"][:, -1:] + 1}
-        return torch.stack(said, dim=1)
+        """Most likely tokens of one batch: (b, up to max_new_tokens), ended rows filled up.
+
+        Rows that have ended leave the batch once they are half of it.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        texts, rest = zip(*map(split_prefix, prompts), strict=True)
+        batch, prefix = splice(self.llm, rest, modality_tokens, pad_left=True), None
+        if batch.mask is None:
+            prefix = self.llm.remember(texts)
+        else:  # padding between a prefix and the rest would shift windows of attention
+            batch = splice(self.llm, prompts, modality_tokens, pad_left=True)
+        embeddings = batch.embeddings
+        cache = DynamicCache() if prefix is None else prefix.cache(len(prompts))
+        mask = join_masks(batch.mask, prefix, *embeddings.shape[:2])
+        said = torch.full((len(prompts), max_new_tokens), self.llm.end_of_turn)
+        places = torch.arange(len(prompts))  # of the rows that are still in the batch
+        going = torch.ones(len(prompts), dtype=torch.bool, device=self.llm.device)
+        for step in range(max_new_tokens):
+            hidden = self.llm.read(embeddings, mask, cache).last_hidden_state
+            best = self.llm.logits(hidden[:, -1]).argmax(-1)
+            best = best.masked_fill(~going, self.llm.end_of_turn)
+            said[places, step] = best.cpu()
+            going = best != self.llm.end_of_turn
+            if not going.any():
+                return said[:, : step + 1]
+            if 2 * going.sum() <= len(going):
+                cache.batch_select_indices(going.nonzero().squeeze(1))
+                places, mask = places[going.cpu()], None if mask is None else mask[going]
+                best, going = best[going], going[going]
+            embeddings = self.llm.embed(best[:, None])
+            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+        return said
 
     def _modality_of(self, item: Any) -> str:
         modality = MODALITY_OF.get(type(item))

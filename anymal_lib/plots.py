@@ -154,7 +154,7 @@ class LiveCurve:
     It redraws in place every few seconds, so an executed notebook holds its last state only.
     """
 
-    def __init__(self, title: str, every: float = 5.0) -> None:
+    def __init__(self, title: str, every: float = 15.0) -> None:
         self.title = title
         self.every = every
         self.curve: list[StepReport] = []

@@ -88,15 +88,14 @@ def _render_chat(llm: FrozenLLM, messages: list[dict[str, str]]) -> str:
     return llm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def split_prefix(prompts: Sequence[Prompt]) -> tuple[tuple[int, ...], list[Prompt]]:
-    """What all prompts begin with before their first item, and the prompts without it.
+def split_prefix(prompt: Prompt) -> tuple[tuple[int, ...], Prompt]:
+    """The text before the first item, and the prompt without it.
 
-    Empty unless every prompt has an item and the same text before it.
+    A prompt of text alone keeps its last token: the state there predicts the answer.
     """
-    prefix = prompts[0].pieces[0]
-    if not all(prompt.items and prompt.pieces[0] == prefix for prompt in prompts):
-        return (), list(prompts)
-    return prefix, [replace(prompt, pieces=((), *prompt.pieces[1:])) for prompt in prompts]
+    first = prompt.pieces[0]
+    cut = len(first) if prompt.items else len(first) - 1
+    return first[:cut], replace(prompt, pieces=(first[cut:], *prompt.pieces[1:]))
 
 
 def splice(
@@ -105,35 +104,48 @@ def splice(
     """Embed prompts and put the modality tokens into their places.
 
     `modality_tokens` holds one (q, w) tensor per item, in the order of the batch's items; the
-    gradient flows through it. Responses, where given, follow their prompts.
+    gradient flows through it. Responses, where given, follow their prompts; their last token is
+    predicted and never read.
     """
     spans = iter(modality_tokens)
-    ids, is_item, is_target = [], [], []
+    ids, is_item, starts = [], [], []
     for prompt in prompts:
         row_ids, row_item = list(prompt.pieces[0]), [False] * len(prompt.pieces[0])
         for piece in prompt.pieces[1:]:
             count = len(next(spans))
             row_ids += [0] * count + list(piece)
             row_item += [True] * count + [False] * len(piece)
-        start = len(row_ids)
-        ids.append(row_ids + list(prompt.response))
-        is_item.append(row_item + [False] * len(prompt.response))
-        is_target.append([False] * start + [True] * len(prompt.response))
+        read = prompt.response[:-1]
+        starts.append(len(row_ids))
+        ids.append(row_ids + list(read))
+        is_item.append(row_item + [False] * len(read))
     lengths = [len(row) for row in ids]
-    ids_ = _pad(ids, 0, pad_left).to(llm.device)
-    item_ = _pad(is_item, False, pad_left).to(llm.device)
-    target_ = _pad(is_target, False, pad_left).to(llm.device)
-    embeddings = llm.embed(ids_)  # (b, t, w)
+    longest = max(lengths)
+    embeddings = llm.embed(_pad(ids, 0, pad_left).to(llm.device))  # (b, t, w)
     if modality_tokens:
         flat = torch.cat([tokens.to(embeddings.dtype) for tokens in modality_tokens])
-        embeddings = embeddings.masked_scatter(item_[..., None], flat)
+        places = _pad(is_item, False, pad_left).to(llm.device)
+        embeddings = embeddings.masked_scatter(places[..., None], flat)
     mask = None
-    if min(lengths) != max(lengths):
+    if min(lengths) != longest:
         real = [[True] * length for length in lengths]
         mask = _pad(real, False, pad_left).to(llm.device)
-    # The state one position earlier predicts a target.
-    targets = target_.flatten().nonzero().squeeze(1)
-    return Spliced(embeddings, mask, targets - 1, ids_.flatten()[targets])
+    first = [
+        k * longest + start - 1 + (longest - lengths[k] if pad_left else 0)
+        for k, start in enumerate(starts)
+    ]
+    # The state one position before a token predicts it.
+    rows = [
+        at + j
+        for at, prompt in zip(first, prompts, strict=True)
+        for j in range(len(prompt.response))
+    ]
+    targets = [token for prompt in prompts for token in prompt.response]
+    return Spliced(embeddings, mask, _indices(rows, llm), _indices(targets, llm))
+
+
+def _indices(values: list[int], llm: FrozenLLM) -> Tensor:
+    return torch.tensor(values, dtype=torch.long, device=llm.device)
 
 
 def _pad(rows: Sequence[Sequence[Any]], value: Any, left: bool) -> Tensor:

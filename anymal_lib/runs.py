@@ -91,6 +91,9 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "COMPARE_BITS": (_flag, "True or False"),
     "FOLD": (_fold, "1 to 5, or 'all'"),
     "LIMIT": (_positive, "items of each split, a whole number above 0"),
+    "ROUNDS": (_positive, "measured rounds, a whole number above 0"),
+    "QUICK": (_flag, "True or False"),
+    "ACCURACY": (_flag, "True or False"),
 }
 
 

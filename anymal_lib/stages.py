@@ -112,6 +112,7 @@ def _bank(profile: Profile, manifest: Manifest, encoder: Encoder, split: str) ->
         manifest.split(split),
         batch=profile.encode_batch,
         max_bad_share=profile.max_bad_share,
+        cache=profile.step.cache_features,
         title=f"{manifest.card.name}/{split}",
     )
 

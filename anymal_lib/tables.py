@@ -153,6 +153,7 @@ NOTEBOOKS = {
     "01_prepare_data": "fetch and verify the data, look at it",
     "02_align_image": "teach the LLM to see: captions of pictures",
     "03_align_imu": "teach the LLM to feel motion: captions of sensor signals",
+    "11_performance": "measure what a training step costs, beside other recipes",
 }
 
 

@@ -14,19 +14,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from anymal_lib.bank import Bank
+from anymal_lib.bank import Bank, augmented, encode_aligned
+from anymal_lib.compiled import compiled_layers, repays
 from anymal_lib.config import TrainSpec
 from anymal_lib.contrastive import warm_cosine
 from anymal_lib.errors import DataError
+from anymal_lib.machine import keep_freed_memory
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
 from anymal_lib.seeds import epoch_order, generator_for
@@ -45,7 +50,11 @@ class Sample:
 
 
 class Samples(Dataset[Sample]):
-    """All samples of a run in order; position k is a function of (seed, k)."""
+    """All samples of a run in order; position k is a function of (seed, k).
+
+    Batches are drawn without regard to length: batches of like length padded less, but held like
+    phrasings, and the mini adapters learned worse in the same time.
+    """
 
     def __init__(self, bank: Bank, spec: TrainSpec, seed: int) -> None:
         self.bank, self.spec, self.seed = bank, spec, seed
@@ -88,82 +97,120 @@ def train_adapter(
     run with the same settings continues from it. Raises `DataError` when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    micro = min(spec.micro_batch or spec.batch, spec.batch)
-    while spec.batch % micro:  # equal parts, or their mean would not be the batch's
-        micro -= 1
-    accumulation = spec.batch // micro
-    accelerator = Accelerator(
-        gradient_accumulation_steps=accumulation, cpu=model.llm.device.type == "cpu"
-    )
-    adapter = model.adapters[modality].train()
-    optimizer = torch.optim.AdamW(
-        adapter.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
-    prepared, optimizer, schedule = accelerator.prepare(adapter, optimizer, schedule)
+    trainer = AdapterTrainer(model, modality, bank, spec, seed)
     checkpoints = Checkpoints(folder, _fingerprint(model, modality, bank, spec, seed))
-    curve = checkpoints.resume(accelerator)
+    curve = checkpoints.resume(trainer.accelerator)
     remaining = Subset(
         Samples(bank, spec, seed), range(len(curve) * spec.batch, spec.steps * spec.batch)
     )
-    loader = accelerator.prepare(DataLoader(remaining, batch_size=micro, collate_fn=list))
+    loader = DataLoader(remaining, batch_size=spec.batch, collate_fn=list)
     started = time.perf_counter() - (curve[-1].seconds if curve else 0.0)
-    running = 0.0
-    with (folder / "curve.jsonl").open("a") as file:
-        for samples in loader:
-            with accelerator.accumulate(prepared):
-                loss = _loss(model, modality, prepared, bank, samples, seed)
-                accelerator.backward(loss)
-                running += loss.item() / accumulation
-                _check_finite(running, modality, samples[0].step + 1)
-                if not accelerator.sync_gradients:
-                    continue
-                accelerator.clip_grad_norm_(prepared.parameters(), spec.grad_clip)
-                lr = optimizer.param_groups[0]["lr"]
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+    with trainer.compiled(), (folder / "curve.jsonl").open("a") as file:
+        for samples in trainer.accelerator.prepare(loader):
+            lr = trainer.learning_rate
+            loss = trainer.step(samples)
             step = samples[0].step + 1
             seconds = time.perf_counter() - started
-            report = StepReport(step, running, lr, step * spec.batch, round(seconds, 3))
-            running = 0.0
+            report = StepReport(step, loss, lr, step * spec.batch, round(seconds, 3))
             curve.append(report)
             file.write(json.dumps(asdict(report)) + "\n")
             file.flush()
             on_step(report)
             if step % spec.checkpoint_every == 0 and step < spec.steps:
-                checkpoints.save(accelerator, step)
+                checkpoints.save(trainer.accelerator, step)
     checkpoints.clear()
-    adapter.eval()
+    model.adapters[modality].eval()
     return curve
 
 
-def _loss(
-    model: AnyMAL,
-    modality: str,
-    adapter: torch.nn.Module,
-    bank: Bank,
-    samples: list[Sample],
-    seed: int,
-) -> Tensor:
-    step = samples[0].step
-    # One instruction for the whole step: every prompt then starts with the same tokens.
-    instructions = model.spec(modality).instructions
-    draw = int(torch.randint(len(instructions), (), generator=generator_for(seed, "prompt", step)))
-    place = object()  # the item itself is in the bank already
-    prompts = [
-        render(
-            model.llm,
-            [instructions[draw] + " ", place],
-            system=model.profile.system,
-            response=sample.caption,
+class AdapterTrainer:
+    """The adapter of one modality, its optimizer and schedule; `step` learns from one batch."""
+
+    def __init__(
+        self, model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed: int
+    ) -> None:
+        self.model, self.modality, self.bank, self.seed = model, modality, bank, seed
+        self.spec, self.switches = spec, model.profile.step
+        self.micro_batch = min(spec.micro_batch or spec.batch, spec.batch)
+        while spec.batch % self.micro_batch:  # equal parts, or their mean is not the batch's
+            self.micro_batch -= 1
+        parts = GradientAccumulationPlugin(
+            num_steps=spec.batch // self.micro_batch, sync_with_dataloader=False
         )
-        for sample in samples
-    ]
-    generator = generator_for(seed, f"augment {samples[0].row}", step)
-    with torch.no_grad():
-        features = bank.features(model.encoders[modality], [s.row for s in samples], generator)
-    return model.response_loss(prompts, list(adapter(features)))
+        self.accelerator = Accelerator(
+            gradient_accumulation_plugin=parts, cpu=model.llm.device.type == "cpu"
+        )
+        adapter = model.adapters[modality].train()
+        optimizer = torch.optim.AdamW(
+            adapter.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, spec=spec))
+        self.adapter, self.optimizer, self.schedule = self.accelerator.prepare(
+            adapter, optimizer, schedule
+        )
+        if self.switches.keep_memory:
+            keep_freed_memory()
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def compiled(self) -> AbstractContextManager[None]:
+        """The LLM's layers compiled, where the profile says so or the planned steps repay it."""
+        wanted = self.switches.compile
+        if wanted is None:
+            spec = self.model.spec(self.modality)
+            wanted = repays(self.model.llm, self.spec, spec.adapter.tokens + spec.max_new_tokens)
+        return compiled_layers(self.model.llm) if wanted else nullcontext()
+
+    def step(self, samples: Sequence[Sample]) -> float:
+        """One optimizer step on a batch; returns its loss.
+
+        The order within a batch is free, so micro-batches take samples of similar length.
+        """
+        pairs = list(zip(samples, self._inputs(samples), strict=True))
+        if self.switches.sort_micro_batches:
+            pairs.sort(key=lambda pair: len(self.model.llm.tokenize(pair[0].caption)))
+        total = 0.0
+        for start in range(0, len(samples), self.micro_batch):
+            with self.accelerator.accumulate(self.adapter):
+                loss = self._loss(*zip(*pairs[start : start + self.micro_batch], strict=True))
+                self.accelerator.backward(loss)
+                total += loss.item() / self.accelerator.gradient_accumulation_steps
+                _check_finite(total, self.modality, samples[0].step + 1)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.spec.grad_clip)
+                self.optimizer.step()
+                self.schedule.step()
+                self.optimizer.zero_grad()
+        return total
+
+    def _inputs(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Intermediate features of a whole step, so that micro-batches draw what it would."""
+        encoder = self.model.encoders[self.modality]
+        generator = generator_for(self.seed, "augment", samples[0].step)
+        return augmented(encoder, [self.bank.intermediate[s.row] for s in samples], generator)
+
+    def _loss(self, samples: Sequence[Sample], inputs: Sequence[Tensor]) -> Tensor:
+        step = samples[0].step
+        # One instruction for the whole step: every prompt then starts with the same tokens.
+        instructions = self.model.spec(self.modality).instructions
+        generator = generator_for(self.seed, "prompt", step)
+        draw = int(torch.randint(len(instructions), (), generator=generator))
+        place = object()  # the item itself is in the bank already
+        prompts = [
+            render(
+                self.model.llm,
+                [instructions[draw] + " ", place],
+                system=self.model.profile.system,
+                response=sample.caption,
+            )
+            for sample in samples
+        ]
+        with torch.no_grad():
+            features = encode_aligned(self.model.encoders[self.modality], inputs)
+        return self.model.response_loss(prompts, list(self.adapter(features)))
 
 
 def _check_finite(loss: float, modality: str, step: int) -> None:
@@ -182,6 +229,7 @@ def _fingerprint(model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed
     """Everything that a training run depends on; another value starts anew."""
     facts = [
         asdict(spec),
+        asdict(model.profile.step),
         asdict(model.spec(modality)),
         asdict(model.llm.identity),
         model.llm.bits,

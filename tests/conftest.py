@@ -106,6 +106,32 @@ def tiny_llm(tiny_folder):
 
 
 @pytest.fixture(scope="session")
+def own_loss():
+    """Function: transformers' loss of one prompt, embedded here piece by piece."""
+
+    def loss_of(llm, prompt, spans=()):
+        kinds = [(piece, None) for piece in prompt.pieces]
+        for k, span in enumerate(spans):
+            kinds.insert(2 * k + 1, (None, span))
+        rows, labels = [], []
+        for piece, span in [*kinds, (prompt.response, None)]:
+            rows.append(
+                llm.embed(torch.tensor(piece, dtype=torch.long))
+                if span is None
+                else span.to(llm.dtype)
+            )
+            labels += [-100] * len(rows[-1])
+        labels[-len(prompt.response) :] = prompt.response
+        return llm.model(
+            inputs_embeds=torch.cat(rows)[None],
+            attention_mask=torch.ones(1, len(labels), dtype=torch.long),
+            labels=torch.tensor([labels]),
+        ).loss
+
+    return loss_of
+
+
+@pytest.fixture(scope="session")
 def tiny_profile(tiny_folder):
     """The mini profile's kinds of encoders and adapters, much smaller."""
     mini = load_profile("mini")

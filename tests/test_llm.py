@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from anymal_lib.assets import HubAsset
 from anymal_lib.config import load_profile
 from anymal_lib.errors import AnyMALError, AssetError, ConfigError
-from anymal_lib.llm import FrozenLLM, load_llm
+from anymal_lib.llm import FrozenLLM, _quantization, join_masks, load_llm
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render, splice, split_prefix
 from anymal_lib.train import train_adapter
@@ -56,18 +56,40 @@ def test_plain_precisions_hold_plain_weights(tiny_llm, bits, dtype):
     assert {layer.weight.dtype for layer in layers} == {dtype}
 
 
-def test_nf4_uses_double_quantization_and_int8_int8_weights(tiny_llm):
+def test_nf4_holds_four_bits_a_weight_and_int8_int8_weights(tiny_llm):
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     four, eight = body_linears(tiny_llm(4)), body_linears(tiny_llm(8))
     assert len(four) == len(eight) == 14
     for layer in four:
         assert isinstance(layer, Linear4bit) and layer.weight.dtype == torch.uint8
-        state = layer.weight.quant_state
-        assert (state.quant_type, state.nested) == ("nf4", True)
+        assert layer.weight.quant_state.quant_type == "nf4"
         assert layer.weight.numel() * 2 == layer.in_features * layer.out_features
     for layer in eight:
         assert isinstance(layer, Linear8bitLt) and layer.weight.dtype == torch.int8
+
+
+def test_nf4_scales_unpacked_for_the_cpu_are_those_of_double_quantization(tiny_folder):
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import AutoModelForCausalLM
+
+    own = AutoModelForCausalLM.from_pretrained(
+        tiny_folder,
+        dtype=torch.bfloat16,
+        quantization_config=_quantization(4),
+        device_map={"": "cpu"},
+    )
+    nested = [m for m in own.base_model.modules() if isinstance(m, torch.nn.Linear)]
+    ours = body_linears(load_llm(tiny_folder, bits=4, device="cpu"))
+    assert len(ours) == len(nested) == 14
+    for layer, theirs in zip(ours, nested, strict=True):
+        state, packed = layer.weight.quant_state, theirs.weight.quant_state
+        assert packed.nested and packed.absmax.dtype == torch.uint8
+        assert not state.nested and state.absmax.dtype == torch.float32
+        assert torch.equal(layer.weight.data, theirs.weight.data)
+        value = dequantize_4bit(layer.weight.data, state)
+        assert torch.equal(value, dequantize_4bit(theirs.weight.data, packed))
+        assert value.shape == (layer.out_features, layer.in_features) and value.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -106,11 +128,21 @@ def test_the_fingerprint_sees_one_changed_element(tiny_folder, bits):
     assert llm.fingerprint() == before
 
 
-@pytest.mark.parametrize("bits", [0, 7, 64, "4", None])
+@pytest.mark.parametrize("bits", [0, 7, 64, "4", 16.5])
 def test_unknown_bits_are_refused(tiny_folder, bits):
     with pytest.raises(ConfigError, match="BITS") as error:
         load_llm(tiny_folder, bits=bits)
     assert repr(bits) in str(error.value)
+
+
+@pytest.mark.parametrize(("fast", "bits"), [(True, 16), (False, 32)])
+def test_without_bits_the_machine_decides_between_bf16_and_fp32(
+    tiny_folder, monkeypatch, fast, bits
+):
+    monkeypatch.setattr("anymal_lib.llm.fast_bf16", lambda: fast)
+    llm = load_llm(tiny_folder)
+    assert llm.bits == bits
+    assert llm.dtype == (torch.bfloat16 if fast else torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -195,31 +227,29 @@ def test_logits_of_rows_equal_the_models_own(request, name):
         assert 2 < ours.abs().max() <= 3, "the cap of 3 was at work"
 
 
-def own_loss(llm, prompt, span):
-    """Transformers' loss of one prompt, embedded here piece by piece."""
-    ids = torch.tensor([k for part in [*prompt.pieces, prompt.response] for k in part])
-    before = len(prompt.pieces[0])
-    table = llm.embed(ids)
-    embeddings = torch.cat([table[:before], span, table[before:]])[None]
-    labels = torch.cat([ids[:before], torch.full((len(span),), -100), ids[before:]])
-    labels[: len(labels) - len(prompt.response)] = -100
-    return llm.model(inputs_embeds=embeddings, labels=labels[None]).loss
+def read_with_prefix(llm, prompts, spans):
+    """The LLM's last states, with and without what it remembers of the texts before the items."""
+    prefixes, rest = zip(*map(split_prefix, prompts), strict=True)
+    whole = splice(llm, prompts, spans, pad_left=False)
+    tail = splice(llm, rest, spans, pad_left=False)
+    later = llm.hidden(tail.embeddings, tail.mask, llm.remember(prefixes))
+    return llm.hidden(whole.embeddings, whole.mask), later, prefixes
 
 
 @pytest.mark.parametrize("name", ["tiny_folder", "gemma_folder"])
-def test_a_remembered_prefix_gives_the_plain_loss_and_gradient(request, name):
+def test_a_remembered_prefix_gives_the_plain_loss_and_gradient(request, name, own_loss):
     llm = load_llm(request.getfixturevalue(name), bits=32)
     model = AnyMAL(llm, load_profile("mini"))
     torch.manual_seed(0)
     adapter = torch.nn.Linear(5, 3 * llm.width)
     features = torch.randn(3, 5)
     prompts = prompts_of(llm)
-    assert len(split_prefix(prompts)[0]) > 16, "longer than gemma's attention window"
+    assert len(split_prefix(prompts[0])[0]) > 16, "longer than gemma's attention window"
     assert len({len(prompt.response) for prompt in prompts}) == 3
     results = []
     for loss_of in (
         lambda spans: model.response_loss(prompts, spans),
-        lambda spans: sum(own_loss(llm, p, s) for p, s in zip(prompts, spans, strict=True)) / 3,
+        lambda spans: sum(own_loss(llm, p, [s]) for p, s in zip(prompts, spans, strict=True)) / 3,
     ):
         adapter.zero_grad()
         loss = loss_of(list(adapter(features).unflatten(-1, (3, -1))))
@@ -230,31 +260,85 @@ def test_a_remembered_prefix_gives_the_plain_loss_and_gradient(request, name):
     assert (our_gradient - own_gradient).norm() < 2e-4 * own_gradient.norm()
 
 
-def test_prompts_without_a_common_prefix_give_the_plain_loss(tiny_llm):
-    llm = tiny_llm(32)
-    prompts = [
-        render(llm, ["What is it? ", ITEM], response="red"),
-        render(llm, [ITEM, " And now?"], response="a blue square"),
-    ]
-    assert split_prefix(prompts)[0] == ()
-    spans, _ = spans_of(llm, 2)
+@pytest.mark.parametrize("name", ["tiny_folder", "gemma_folder"])
+@pytest.mark.parametrize("same", [True, False])
+def test_reading_after_a_prefix_equals_reading_it_whole(request, name, same):
+    llm = load_llm(request.getfixturevalue(name), bits=32)
+    prompts = prompts_of(llm, ("red", "a green square on the left"))
+    if not same:
+        asked = "Look closely, then tell in a few words what you see in this picture: "
+        prompts += [render(llm, [asked, ITEM], response="blue"), render(llm, ["Hi"], response="Ho")]
+    spans, _ = spans_of(llm, 2 if same else 3)
     with torch.no_grad():
-        ours = AnyMAL(llm, load_profile("mini")).response_loss(prompts, spans).item()
-        own = sum(own_loss(llm, p, s) for p, s in zip(prompts, spans, strict=True)).item() / 2
-    assert ours == pytest.approx(own, abs=1e-5)
+        whole, later, prefixes = read_with_prefix(llm, prompts, spans)
+    assert len(set(prefixes)) == (1 if same else 3)
+    for k, prompt in enumerate(prompts):
+        length = 3 * prompt.items + sum(map(len, prompt.pieces)) + len(prompt.response) - 1
+        own, ours = whole[k, len(prefixes[k]) : length], later[k, : length - len(prefixes[k])]
+        torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
 
 
-def test_the_cache_of_a_prefix_equals_reading_it_whole(tiny_llm):
+def test_texts_are_remembered_without_gradient_and_equal_ones_once(tiny_folder):
+    llm, read = load_llm(tiny_folder, bits=32), []
+    llm.model.base_model.layers[0].register_forward_pre_hook(
+        lambda layer, args, kwargs: read.append(args[0].shape[:2]), with_kwargs=True
+    )
+    one = llm.remember([(5, 6, 7)] * 4)
+    assert llm.remember([(5, 6, 7)] * 2) is one, "kept for the steps that follow"
+    assert one.mask is None and len(one) == 3
+    assert read == [(1, 3)]
+    two = llm.remember([(5, 6, 7), (8,), (5, 6, 7), ()])
+    assert two.mask.long().tolist() == [[1, 1, 1], [0, 0, 1], [1, 1, 1], [0, 0, 0]]
+    assert len(two) == 3 and read == [(1, 3), (3, 3)]
+    equal = llm.remember([(5, 6), (8, 9)])
+    assert equal.mask is None and read[2:] == [(2, 2)]
+    assert llm.remember([(), ()]) is None and llm.remember([]) is None
+    for prefix in (one, two, equal):
+        for tensor in (t for layer in prefix.layers for t in layer):
+            assert not tensor.requires_grad and not tensor.is_inference()
+    for ours, alone in zip(two.layers, one.layers, strict=True):
+        torch.testing.assert_close(ours[0][2], alone[0][0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_remembered_in_evaluation_serves_training_and_stays_as_it_is(tiny_folder):
+    llm = load_llm(tiny_folder, bits=32)
+    prompts = prompts_of(llm)
+    text = split_prefix(prompts[0])[0]
+    with torch.inference_mode():
+        prefix = llm.remember([text])
+    assert not any(tensor.is_inference() for layer in prefix.layers for tensor in layer)
+    before = [tensor.clone() for layer in prefix.layers for tensor in layer]
+    _, leaf = spans_of(llm, 3)
+    AnyMAL(llm, load_profile("mini")).response_loss(prompts, list(leaf)).backward()
+    assert leaf.grad.abs().sum() > 0
+    assert llm.remember([text]) is prefix
+    assert all(map(torch.equal, before, (t for layer in prefix.layers for t in layer)))
+
+
+def test_prompts_without_any_text_before_the_items_give_the_plain_loss(tiny_folder, own_loss):
+    llm = load_llm(tiny_folder, bits=32)
+    llm.tokenizer.chat_template = None  # a base model: an item can be the very first
+    item_first = [render(llm, [ITEM, f" {end}"], response=end) for end in ("red", "a blue square")]
+    text_first = render(llm, ["What is it? ", ITEM], response="red")
+    for prompts in (item_first, [*item_first, text_first]):
+        _, leaf = spans_of(llm, len(prompts))
+        ours = AnyMAL(llm, load_profile("mini")).response_loss(prompts, list(leaf))
+        own = sum(own_loss(llm, p, [s]) for p, s in zip(prompts, leaf, strict=True)) / len(prompts)
+        assert ours.item() == pytest.approx(own.item(), abs=1e-6 * max(1, own.item()))
+        ours, own = (torch.autograd.grad(loss, leaf)[0] for loss in (ours, own))
+        assert (ours - own).norm() < 2e-4 * own.norm()
+
+
+def test_masks_join_only_where_something_is_padded(tiny_llm):
     llm = tiny_llm(32)
-    prompts = prompts_of(llm, ("red", "green"))
-    prefix, rest = split_prefix(prompts)
-    spans, _ = spans_of(llm, 2)
-    with torch.no_grad():
-        whole = llm.hidden(splice(llm, prompts, spans, pad_left=False).embeddings)
-        cache = llm.remember(prefix, 2)
-        tail = splice(llm, rest, spans, pad_left=False)
-        later = llm.hidden(tail.embeddings, past_key_values=cache, use_cache=True)
-    torch.testing.assert_close(later, whole[:, len(prefix) :], rtol=1e-4, atol=1e-5)
+    one, two = llm.remember([(5, 6)]), llm.remember([(5, 6), (7,)])
+    mask = torch.tensor([[False, True], [True, True]])
+    assert join_masks(None, None, 2, 2) is None and join_masks(None, one, 2, 2) is None
+    assert join_masks(mask, None, 2, 2) is mask
+    joined = [join_masks(m, p, 2, 2).long().tolist() for m, p in ((mask, one), (None, two))]
+    assert joined == [[[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 1, 1, 1], [0, 1, 1, 1]]]
+    both = join_masks(mask, two, 2, 2)
+    assert both.long().tolist() == [[1, 1, 0, 1], [0, 1, 1, 1]]
 
 
 def test_tokens_come_without_added_special_ones(tiny_llm):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers.cache_utils import DynamicCache
 
 from anymal_lib import AnyMAL
 from anymal_lib.errors import AnyMALError, AssetError, InputError
@@ -99,10 +100,35 @@ def test_answers_equal_transformers_own_greedy_generation(model, one_by_one):
     assert [own_answer(model, prompt) for prompt in mixed_prompts()] == one_by_one
 
 
-def test_an_answer_ends_at_the_end_of_turn(new_model, one_by_one, tiny_folder):
-    model = new_model(32)
-    model.llm = load_llm(tiny_folder, bits=32)
-    model.llm.model.get_output_embeddings().weight.data[model.llm.end_of_turn] *= 4
+@pytest.fixture
+def selections(monkeypatch):
+    """How many rows a cache held and kept, every time that some left a batch."""
+    kept = []
+    select = DynamicCache.batch_select_indices
+
+    def watched(cache, indices):
+        kept.append((len(cache.layers[0].keys), len(indices)))
+        select(cache, indices)
+
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", watched)
+    return kept
+
+
+@pytest.fixture
+def terse(new_model, request):
+    """Function: a model of some folder whose answers tend to end early, some sooner than others."""
+
+    def build(folder, factor, **changes):
+        model = new_model(32, **changes)
+        model.llm = load_llm(request.getfixturevalue(folder), bits=32)
+        model.llm.model.get_output_embeddings().weight.data[model.llm.end_of_turn] *= factor
+        return model
+
+    return build
+
+
+def test_an_answer_ends_at_the_end_of_turn(terse, one_by_one):
+    model = terse("tiny_folder", 4)
     said = model.generate(mixed_prompts(), max_new_tokens=TOKENS)
     assert said == [own_answer(model, prompt) for prompt in mixed_prompts()]
     shorter = [
@@ -110,6 +136,32 @@ def test_an_answer_ends_at_the_end_of_turn(new_model, one_by_one, tiny_folder):
         for short, long in zip(said, one_by_one, strict=True)
     ]
     assert 2 <= sum(shorter) < len(said), "some end early, some do not"
+
+
+@pytest.mark.parametrize("folder", ["tiny_folder", "gemma_folder"])
+@pytest.mark.parametrize("batch", [3, 64])
+def test_rows_that_end_leave_the_batch_and_change_no_answer(terse, selections, folder, batch):
+    model, prompts = terse(folder, 8, eval_batch=batch), mixed_prompts()
+    alone = [model.generate(prompt, max_new_tokens=TOKENS) for prompt in prompts]
+    assert alone == [own_answer(model, prompt) for prompt in prompts]
+    assert selections == [], "a row alone has none to leave"
+    assert model.generate(prompts, max_new_tokens=TOKENS) == alone
+    assert selections and all(0 < 2 * kept <= held for held, kept in selections)
+    if batch == 64:
+        assert selections[0][0] == len(prompts)
+
+
+@pytest.mark.parametrize("folder", ["tiny_folder", "gemma_folder"])
+def test_prompts_with_different_texts_before_the_items_answer_as_alone(terse, folder):
+    model = terse(folder, 1)
+    texts = ("", "Hi ", "What is it? ", "Look closely, then say in a few words what you see here: ")
+    prompts = [[text, picture(k), " Now."] for k, text in enumerate(texts)]
+    prompts += [[texts[3], picture(8)], [texts[3], motion(9)], [texts[3]]]
+    alone = [model.generate(prompt, max_new_tokens=TOKENS) for prompt in prompts]
+    assert alone == [own_answer(model, prompt) for prompt in prompts]
+    assert len(set(alone)) >= 5
+    assert model.generate(prompts, max_new_tokens=TOKENS) == alone
+    assert model.generate(prompts[::-1], max_new_tokens=TOKENS) == alone[::-1]
 
 
 def test_the_input_decides_the_answer(model):

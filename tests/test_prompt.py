@@ -80,16 +80,13 @@ def test_a_nul_character_is_refused(llm, parts):
 
 
 def plain_row(llm, prompt, spans):
-    """A prompt's embeddings and whether each position is the modality's, one by one."""
-    rows, item = [], []
-    for k, piece in enumerate([*prompt.pieces]):
-        if k:
+    """A prompt's embeddings one by one; the response's last token is predicted and never read."""
+    rows = []
+    for k, piece in enumerate([*prompt.pieces, prompt.response[:-1]]):
+        if 0 < k <= len(spans):
             rows.append(spans[k - 1])
-            item += [True] * len(spans[k - 1])
         rows.append(llm.embed(torch.tensor(piece, dtype=torch.long)))
-        item += [False] * len(piece)
-    rows.append(llm.embed(torch.tensor(prompt.response, dtype=torch.long)))
-    return torch.cat(rows), torch.tensor(item + [False] * len(prompt.response))
+    return torch.cat(rows)
 
 
 @st.composite
@@ -129,7 +126,7 @@ def test_splice_puts_everything_exactly_where_it_belongs(llm, batch, left):
     rows, targets = [], []
     for k, prompt in enumerate(prompts):
         own = [next(rest) for _ in range(prompt.items)]
-        plain, _ = plain_row(llm, prompt, own)
+        plain = plain_row(llm, prompt, own)
         start = longest - len(plain) if left else 0
         real = torch.zeros(longest, dtype=torch.bool)
         real[start : start + len(plain)] = True
@@ -137,7 +134,7 @@ def test_splice_puts_everything_exactly_where_it_belongs(llm, batch, left):
         assert got.mask is None or torch.equal(got.mask[k], real)
         assert got.mask is not None or real.all()
         end = start + len(plain)
-        rows += [k * longest + t - 1 for t in range(end - len(prompt.response), end)]
+        rows += [k * longest + t for t in range(end - len(prompt.response), end)]
         targets += prompt.response
         place += len(own)
     assert place == len(spans)
@@ -152,8 +149,9 @@ def test_rows_predict_the_response_and_nothing_else(llm):
     ]
     got = splice(llm, prompts, spans_of(llm, [2, 2]), pad_left=False)
     assert llm.tokenizer.decode(got.targets) == "red<|im_end|>a blue square<|im_end|>"
-    flat = got.embeddings.flatten(0, 1)
-    assert torch.equal(flat[got.rows + 1], llm.embed(got.targets)), "the state before predicts it"
+    flat, read = got.embeddings.flatten(0, 1), got.targets != llm.end_of_turn
+    assert torch.equal(flat[got.rows[read] + 1], llm.embed(got.targets[read])), "the state before"
+    assert got.rows[-1] == len(flat) - 1, "the last token is predicted and never read"
 
 
 @pytest.mark.parametrize(("left", "expected"), [(True, [0, 1, 1]), (False, [1, 1, 0])])
@@ -182,12 +180,32 @@ def test_a_bf16_model_gets_bf16_and_fp32_tokens_get_their_gradient(tiny_llm):
     assert got.embeddings.dtype == torch.bfloat16 and span.grad.dtype == torch.float32
 
 
-def test_the_common_prefix_ends_before_the_first_item(llm):
-    same = [render(llm, ["What? ", ITEM, f" It has {k}."], system=SYSTEM) for k in range(3)]
-    prefix, rest = split_prefix(same)
-    assert prefix == same[0].pieces[0] and len(prefix) > 5
-    assert [p.pieces for p in rest] == [((), *p.pieces[1:]) for p in same]
-    text_only = render(llm, ["What? "], system=SYSTEM)
-    other = render(llm, ["Who? ", ITEM], system=SYSTEM)
-    for prompts in ([*same, text_only], [*same, other], [text_only, text_only]):
-        assert split_prefix(prompts) == ((), prompts)
+def test_the_prefix_is_the_text_before_the_first_item(llm):
+    for parts in (["What? ", ITEM, " It."], ["Who is it? ", ITEM, " and ", ITEM], [ITEM, "?"]):
+        prompt = render(llm, parts, system=SYSTEM, response="red")
+        prefix, rest = split_prefix(prompt)
+        assert prefix == prompt.pieces[0] and len(prefix) > 5
+        assert rest == Prompt(((), *prompt.pieces[1:]), prompt.response)
+    assert split_prefix(Prompt(((), (5,)), (6,))) == ((), Prompt(((), (5,)), (6,)))
+
+
+def test_a_prompt_of_text_alone_keeps_its_last_token(llm):
+    prompt = render(llm, ["What? "], system=SYSTEM, response="red")
+    prefix, rest = split_prefix(prompt)
+    assert (prefix, *rest.pieces) == (prompt.pieces[0][:-1], prompt.pieces[0][-1:])
+    assert rest.response == prompt.response
+    assert split_prefix(Prompt(((5,),))) == ((), Prompt(((5,),)))
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_follows_the_prefix_is_spliced_as_in_the_whole_prompt(llm, left):
+    parts = [["What is it? ", ITEM, " Say."], [ITEM, " or ", ITEM], ["Who are you?"]]
+    prompts = [render(llm, p, system=SYSTEM, response="a red square") for p in parts]
+    prefixes, rest = zip(*map(split_prefix, prompts), strict=True)
+    spans = spans_of(llm, [2, 3, 1])
+    whole = splice(llm, prompts, spans, pad_left=left)
+    tail = splice(llm, rest, spans, pad_left=left)
+    assert torch.equal(tail.targets, whole.targets)
+    for k, prefix in enumerate(prefixes):
+        row = whole.embeddings[k][whole.mask[k]]
+        assert torch.equal(tail.embeddings[k][tail.mask[k]], row[len(prefix) :])

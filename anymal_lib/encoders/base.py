@@ -66,6 +66,7 @@ class Encoder(nn.Module):
     sequence_width: int  # d
     pooled_width: int  # e
     text_aligned: bool = True
+    augments: bool = False  # whether `augment` does anything
 
     @abstractmethod
     def prepare(self, item: Any) -> Tensor:

@@ -19,6 +19,7 @@ from anymal_lib.encoders.base import Encoder, Features
 from anymal_lib.encoders.text import TextTower, sentence_tower
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.inputs import Image
+from anymal_lib.machine import fast_bf16
 
 _MINI_TRUNK = "tf_efficientnet_lite0"
 
@@ -28,9 +29,11 @@ class ClipImageEncoder(Encoder):
 
     modality = "image"
 
-    def __init__(self, name: str, pretrained: str) -> None:
+    def __init__(self, name: str, pretrained: str, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         import open_clip
+
+        self.dtype = dtype
 
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(
@@ -44,11 +47,12 @@ class ClipImageEncoder(Encoder):
                 do="Check the name; without a network only cached weights or a file can be loaded.",
             ) from error
         model.visual.output_tokens = True
-        self.visual = model.visual
+        self.visual = model.visual.to(dtype)
         self.text = TextTower(model, model.encode_text, open_clip.get_tokenizer(name))
         self._preprocess: Callable[[Any], Tensor] = preprocess
         self.eval().requires_grad_(False)
-        pooled, sequence = self.visual(torch.zeros(1, 3, *_size(self.visual.image_size)))
+        probe = torch.zeros(1, 3, *_size(self.visual.image_size), dtype=dtype)
+        pooled, sequence = self.visual(probe)
         self.pooled_width, self.sequence_width = pooled.shape[-1], sequence.shape[-1]
 
     def prepare(self, item: Image) -> Tensor:
@@ -61,14 +65,15 @@ class ClipImageEncoder(Encoder):
 
         The pooled embedding (e <= d wide) is padded to d so that one tensor holds both.
         """
-        pooled, sequence = self.visual(batch)
+        pooled, sequence = self.visual(batch.to(self.dtype))
         pooled = F.pad(pooled, (0, max(0, self.sequence_width - self.pooled_width)))
         sequence = F.pad(sequence, (0, max(0, self.pooled_width - self.sequence_width)))
         return torch.cat([pooled[:, None], sequence], dim=1)
 
     def aligned(self, intermediate: Tensor) -> Features:
         """Undo the packing of `frozen`."""
-        pooled = F.normalize(intermediate[:, 0, : self.pooled_width].float(), dim=-1)
+        intermediate = intermediate.float()
+        pooled = F.normalize(intermediate[:, 0, : self.pooled_width], dim=-1)
         return Features(intermediate[:, 1:, : self.sequence_width], pooled)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -86,11 +91,15 @@ class TimmImageEncoder(Encoder):
 
     modality = "image"
 
-    def __init__(self, visual: nn.Module, text: TextTower | None) -> None:
+    def __init__(
+        self, visual: nn.Module, text: TextTower | None, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         from timm.data import create_transform, resolve_data_config
 
+        self.dtype = dtype
         self.visual = visual.eval().requires_grad_(False)
+        self.visual.trunk.to(dtype, memory_format=torch.channels_last)
         self.text = text
         self.text_aligned = text is not None
         size = (3, *_size(visual.image_size))
@@ -109,7 +118,7 @@ class TimmImageEncoder(Encoder):
     def frozen(self, batch: Tensor) -> Tensor:
         """Pixels (b, 3, size, size) -> the trunk's features, (b, d, h, v) or (b, n, d)."""
         return self.visual.trunk.forward_features(
-            batch.contiguous(memory_format=torch.channels_last)
+            batch.to(self.dtype, memory_format=torch.channels_last)
         )
 
     def aligned(self, intermediate: Tensor) -> Features:
@@ -119,6 +128,7 @@ class TimmImageEncoder(Encoder):
         share of the aligned embedding: the tokens are aligned to text too. Without it the mini
         resampler found shapes, but hardly colours, which an ImageNet classifier has no use for.
         """
+        intermediate = intermediate.float()
         pooled = self.visual.head(self.visual.trunk.forward_head(intermediate))
         if intermediate.ndim == 4:  # a convolutional trunk
             sequence = intermediate.flatten(2).transpose(1, 2)
@@ -148,15 +158,17 @@ class TimmImageEncoder(Encoder):
 
 def build_image_encoder(spec: ImageEncoderSpec) -> Encoder:
     """The encoder that `spec` names."""
+    half = fast_bf16() if spec.bf16 is None else spec.bf16
+    dtype = torch.bfloat16 if half else torch.float32
     if spec.open_clip:
-        return ClipImageEncoder(spec.open_clip, spec.pretrained or "")
+        return ClipImageEncoder(spec.open_clip, spec.pretrained or "", dtype)
     from open_clip.timm_model import TimmModel
 
     if spec.timm:
         visual = TimmModel(
             spec.timm, 0, spec.image_size, pool="token", proj="none", pretrained=True
         )
-        return TimmImageEncoder(visual, None)
+        return TimmImageEncoder(visual, None, dtype)
     if spec.trunk_asset is None or spec.text_asset is None:
         raise ConfigError(
             "image encoder",
@@ -168,7 +180,7 @@ def build_image_encoder(spec: ImageEncoderSpec) -> Encoder:
     visual = TimmModel(_MINI_TRUNK, width, spec.image_size, pool="avg", proj="linear")
     weights = torch.load(fetch(spec.trunk_asset), weights_only=True, map_location="cpu")
     visual.trunk.load_state_dict(_named_as_timm(visual.trunk, weights))
-    return TimmImageEncoder(visual, text)
+    return TimmImageEncoder(visual, text, dtype)
 
 
 def _named_as_timm(trunk: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

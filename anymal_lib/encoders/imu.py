@@ -41,6 +41,7 @@ class ImuEncoder(Encoder):
     """Six channels (accelerometer in g, gyroscope in rad/s) -> features and an embedding."""
 
     modality = "imu"
+    augments = True
 
     def __init__(self, spec: ImuEncoderSpec, text: TextTower, text_width: int) -> None:
         super().__init__()

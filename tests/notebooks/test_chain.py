@@ -71,6 +71,30 @@ def test_writes_a_record_and_a_whole_executed_copy(output, name):
     assert all(cell.execution_count for cell in code)
 
 
+def test_the_benchmark_runs_alone_and_follows_the_contract(tmp_path, capsys):
+    given = ["-p", "QUICK", "True", "-p", "ACCURACY", "False", "--output", str(tmp_path)]
+    assert chain.main(["--only", "11", *given]) == 0
+    metrics = json.loads((tmp_path / "11_performance" / "metrics.json").read_text())["metrics"]
+    assert set(metrics["ratios"]) >= {
+        "step_over_bare",
+        "step_compiled_over_bare",
+        "transformers_recipe_over_step",
+        "usual_recipe_over_step",
+        "nf4_over_bf16",
+        "batched_generation_speedup",
+        "not_llm_share",
+    }
+    assert metrics["peak_fraction"] > 0 and all(metrics["ratios"].values())
+    assert "step_over_bare" in capsys.readouterr().out
+    assert (tmp_path / "11_performance.md").is_file() and not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize("number", ["12", "1", "x"])
+def test_a_notebook_that_is_not_there_is_refused(number, tmp_path, capsys):
+    assert chain.main(["--only", number, "--output", str(tmp_path)]) == 1
+    assert "--only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", FACTS)
 def test_alignment_metrics_follow_the_contract(output, name):
     metrics = json.loads((output / name / "metrics.json").read_text())["metrics"]

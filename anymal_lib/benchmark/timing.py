@@ -1,0 +1,70 @@
+"""Times that can be compared: steps alternate in one run, and ratios are taken pair by pair.
+
+A machine's speed drifts by tens of percent while other programs come and go; two steps that run
+right after each other see the same machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its lower and upper quartile."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """The spread of at least two values."""
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every step, round by round."""
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def of(self, name: str) -> Spread:
+        """Seconds of one step."""
+        return Spread.of(self.seconds[name])
+
+    def ratio(self, name: str, base: str) -> Spread:
+        """Time of one step over another's, pair by pair."""
+        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
+        return Spread.of([a / b for a, b in pairs])
+
+
+def alternate(steps: Mapping[str, Step], rounds: int, warm: int = 2) -> Times:
+    """Run the steps in turn, `warm` rounds uncounted and `rounds` counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for k in range(warm + rounds):
+        for name, step in steps.items():
+            taken = timed(step)
+            if k >= warm:
+                seconds[name].append(taken)
+    return Times(seconds)
+
+
+def timed(step: Step) -> float:
+    """Seconds of one call, the GPU's work included."""
+    started = time.perf_counter()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
