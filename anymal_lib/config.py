@@ -172,7 +172,7 @@ MINI = Profile(
                 align=TrainSpec(batch=128, learning_rate=3e-3, steps=300),
             ),
             adapter=AdapterSpec(kind="resampler", tokens=8, layers=2, width=384, heads=6),
-            align=TrainSpec(batch=16, learning_rate=2e-3, steps=130),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=150),
             manifest="easy-vqa",
             instructions=IMAGE_INSTRUCTIONS,
         ),
