@@ -17,8 +17,7 @@ from anymal_lib.benchmark.steps import PADDED, Bench, Work
 from anymal_lib.benchmark.timing import Spread, Times, alternate, timed
 from anymal_lib.compiled import compiled_layers
 from anymal_lib.config import MINI, AdapterSpec, Profile, StepSpec
-from anymal_lib.encoder_cache import ready_encoder
-from anymal_lib.encoders import Encoder
+from anymal_lib.encoders import BUILDERS, Encoder
 from anymal_lib.inputs import open_row
 from anymal_lib.llm import PRECISIONS, FrozenLLM, Identity, load_llm
 from anymal_lib.machine import default_device, matmul_gflops
@@ -328,12 +327,15 @@ class Encoding:
 
 
 def encoding(plan: Plan) -> dict[str, Encoding]:
-    """Throughput of every modality of the mini profile, and what its features cost in a step."""
+    """Throughput of every modality, and what its features cost in a step.
+
+    The encoders are not aligned: that changes their weights and not their speed.
+    """
     step = Bench(load_llm(plan.profile.llm, bits=16), plan.work).ours()
     found = {}
     for modality, spec in plan.profile.modalities.items():
         manifest = profile_manifest(spec.manifest)
-        encoder = ready_encoder(plan.profile, modality, manifest, 0).encoder
+        encoder = BUILDERS[modality](spec.encoder).eval().requires_grad_(False)
         rows = _spread(manifest.split("train"), plan.items)
 
         def build(encoder: Encoder = encoder, rows: Sequence[Row] = rows) -> Bank:
