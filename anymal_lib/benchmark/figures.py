@@ -52,7 +52,7 @@ def against_bare(found: Mapping[Any, Times], positions: Mapping[Any, int]) -> pd
 
 def headline(found: Headline) -> Figure:
     """Time of each step over the bare one's, with quartiles."""
-    names = [name for name in found.times.seconds if name != "ours, the LLM alone"]
+    names = list(found.times.seconds)
     ratios = [found.times.ratio(name, "bare") for name in names]
     values = np.array([r.median for r in ratios])
     spread = np.array([[r.median - r.low, r.high - r.median] for r in ratios]).T

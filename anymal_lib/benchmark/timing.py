@@ -1,11 +1,13 @@
 """Times that can be compared: steps alternate in one run, and ratios are taken pair by pair.
 
-A machine's speed drifts by tens of percent while other programs come and go; two steps that run
-right after each other see the same machine.
+A machine's speed drifts by tens of percent while other programs come and go; two steps of one round
+see the same machine. A step also pays for what the one before it left in caches and allocator, so
+the order within a round is drawn anew.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,11 +53,12 @@ class Times:
 
 
 def alternate(steps: Mapping[str, Step], rounds: int, warm: int = 2) -> Times:
-    """Run the steps in turn, `warm` rounds uncounted and `rounds` counted."""
+    """Run every step once a round, `warm` rounds uncounted and `rounds` counted."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    draw = random.Random(0)
     for k in range(warm + rounds):
-        for name, step in steps.items():
-            taken = timed(step)
+        for name in draw.sample(list(steps), len(steps)):
+            taken = timed(steps[name])
             if k >= warm:
                 seconds[name].append(taken)
     return Times(seconds)
