@@ -93,7 +93,8 @@ WRONG = {
     "BITS": [2, 12, "fp16", 4.5, 16.7, -4, [4], float("inf")],
     "FOLD": [0, 6, "one", 2.7, [1], float("inf")],
 }
-for name in ("STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT"):
+WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BITS"]
+for name in ("STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT", "ROUNDS"):
     WRONG[name] = [0, -3, 2.5, "many", "2.5", [5], float("nan"), float("inf")]
 
 
