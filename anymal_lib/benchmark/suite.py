@@ -40,6 +40,7 @@ class Plan:
     prompts: int = 64  # generated together
     alone: int = 8  # of them also one by one
     items: int = 256  # encoded
+    memory: tuple[str, ...] = KINDS  # steps whose memory is measured
 
 
 QUICK = Plan(
@@ -52,6 +53,7 @@ QUICK = Plan(
     prompts=4,
     alone=2,
     items=8,
+    memory=("bare", "ours"),
 )
 
 
@@ -115,7 +117,7 @@ def headline(plan: Plan) -> Headline:
     return Headline(
         times,
         alternate(parts, 2 * plan.rounds),  # a small difference: by themselves, and twice as often
-        {kind: growth(kind, plan.work, profile=plan.profile.name) for kind in KINDS},
+        {kind: growth(kind, plan.work, profile=plan.profile.name) for kind in plan.memory},
         plan.work.batch * plan.work.length,
         bench.floating_point_operations() / times.of("ours").median / 1e9,
         peak_gflops(),
