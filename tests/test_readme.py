@@ -49,7 +49,7 @@ def results() -> str:
             *rows,
             "",
             f"Motion alone: exercise {facts['exercise']:.3f}, arm {facts['arm']:.3f}; over all five"
-            f" folds of two unseen people",
+            f" folds of two unseen people, in an earlier run of 60 steps,",
             f"exercise {folds['mean']['exercise']:.3f}, arm {folds['mean']['arm']:.3f} (published"
             " for these ten people: 0.873, the best of four",
             "classifiers, arXiv 1802.01489 v1). Brackets are 95 % bootstrap intervals. Notebooks 01"
