@@ -1,64 +1,32 @@
-"""Raw inputs of prompts: what a user hands over, and its one form inside the kit.
+"""Recordings of inertial sensors in prompts. Nothing is read before `load()`.
 
-Shapes: h, w: height and width of an image; samples: rows of a sensor recording. Nothing is read
-before `load()`, so lists of thousands of inputs are cheap.
+Shapes: samples: rows of a recording.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from anymal_lib.errors import AnyMALError, InputError
-from anymal_lib.image_files import image_from_array, image_from_pil, read_image
-from anymal_lib.imu_files import (
+from anymal_lib.errors import InputError
+from anymal_lib.inputs.files import checked_window, existing_file
+from anymal_lib.inputs.imu_files import (
     CHANNELS,
     GAP,
     Recording,
     read_recording,
     recording_from_array,
 )
-from anymal_lib.rows import Row
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 RATES_HZ = (1.0, 10_000.0)
 STANDARD_GRAVITY = 9.80665  # m/s² in one g
 GAP_S = 0.02  # a step of more than GAP medians is a gap if it is also longer than this
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """An image: a file, a PIL image, or an array.
-
-    Args:
-        source: a path; or a PIL image; or an array (h, w), (h, w, c) or (c, h, w) with c of
-            1, 3 or 4, as uint8, uint16, or floats in 0..1.
-    """
-
-    source: Any
-
-    def load(self) -> PIL.Image.Image:
-        """Return it as RGB, upright, its first frame only, transparency on white.
-
-        Raises:
-            InputError: missing, empty, damaged, not an image, too large, or an array of another
-                shape, type or range.
-        """
-        from PIL.Image import Image as PilImage
-
-        if isinstance(self.source, PilImage):
-            return image_from_pil(self.source)
-        if isinstance(self.source, str | Path):
-            return read_image(_existing_file(self.source))
-        return image_from_array(self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +110,7 @@ class Imu:
         if name == "array":
             recording = recording_from_array(self.source, channels)
         else:
-            recording = read_recording(_existing_file(self.source), channels)
+            recording = read_recording(existing_file(self.source), channels)
         rate = _checked_rate(recording.rate if self.rate is None else self.rate, name)
         first, last = self._window(recording, rate, name)
         if recording.seconds is not None:
@@ -184,17 +152,10 @@ class Imu:
         n = len(recording.samples)
         timed = self.rate is None and recording.seconds is not None
         seconds = recording.seconds if timed else np.arange(n) / rate
-        length = float(seconds[-1]) + 1 / rate
-        start = 0.0 if self.start is None else float(self.start)
-        end = length if self.end is None else float(self.end)
         half = 0.5 / rate
-        if not (0 <= start < length and start <= end <= length + half):
-            raise InputError(
-                name,
-                expected=f"start and end inside its {length:.3f} s",
-                got=f"start {start:g} s, end {end:g} s",
-                do="Correct the window; seconds count from the first sample.",
-            )
+        start, end = checked_window(
+            name, self.start, self.end, float(seconds[-1]) + 1 / rate, beyond=half
+        )
         first, last = np.searchsorted(seconds, [start - half, end - half])
         if last <= first:
             raise InputError(
@@ -204,52 +165,6 @@ class Imu:
                 do="Give a longer window.",
             )
         return int(first), int(last)
-
-
-# One line per modality: what opens a manifest's row.
-READERS: dict[str, Callable[[Row], Any]] = {
-    "image": lambda row: Image(row.path),
-    "imu": lambda row: Imu(
-        row.path, row.rate, start=row.start, end=row.end, gyro_unit=row.gyro_unit or "rad/s"
-    ),
-}
-
-
-def open_row(row: Row) -> Image | Imu:
-    """The input of a manifest's row, not read yet.
-
-    Raises:
-        AnyMALError: this version has no reader for the row's modality.
-    """
-    if row.modality not in READERS:
-        raise AnyMALError(
-            f"row {row.id!r}",
-            expected=f"a modality that this version reads ({' and '.join(READERS)})",
-            got=row.modality,
-            do="Use a manifest of one of these.",
-        )
-    return READERS[row.modality](row)
-
-
-def _existing_file(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    try:
-        if str(source).startswith(("http://", "https://")):
-            got = "an address on the network"
-        elif not path.is_file():
-            got = "a folder" if path.is_dir() else "no such file"
-        elif path.stat().st_size == 0:
-            got = "an empty file (0 bytes)"
-        else:
-            return path
-    except OSError as error:  # no permission, a name too long
-        got = str(error)
-    raise InputError(
-        str(source),
-        expected="a file on this machine with something in it",
-        got=got,
-        do="Check the path, or fetch the file again.",
-    )
 
 
 def _checked_rate(rate: float | None, name: str) -> float:
