@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 _HOMES = {
     "AnyMAL": "anymal_lib.model",
     "AnyMALError": "anymal_lib.errors",
+    "Audio": "anymal_lib.inputs",
     "Image": "anymal_lib.inputs",
     "Imu": "anymal_lib.inputs",
     "load_manifest": "anymal_lib.manifest",

@@ -9,16 +9,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from anymal_lib.errors import AnyMALError
+from anymal_lib.inputs.audio import Audio, Waveform
 from anymal_lib.inputs.image import Image
 from anymal_lib.inputs.imu import STANDARD_GRAVITY, Imu, ImuSignal
 
 if TYPE_CHECKING:
     from anymal_lib.rows import Row
 
-__all__ = ["READERS", "STANDARD_GRAVITY", "Image", "Imu", "ImuSignal", "open_row"]
+__all__ = [
+    "READERS",
+    "STANDARD_GRAVITY",
+    "Audio",
+    "Image",
+    "Imu",
+    "ImuSignal",
+    "Waveform",
+    "open_row",
+]
 
 # One line per modality: what opens a manifest's row.
 READERS: dict[str, Callable[[Row], Any]] = {
+    "audio": lambda row: Audio(row.path, row.rate, start=row.start, end=row.end),
     "image": lambda row: Image(row.path),
     "imu": lambda row: Imu(
         row.path, row.rate, start=row.start, end=row.end, gyro_unit=row.gyro_unit or "rad/s"
@@ -26,7 +37,7 @@ READERS: dict[str, Callable[[Row], Any]] = {
 }
 
 
-def open_row(row: Row) -> Image | Imu:
+def open_row(row: Row) -> Audio | Image | Imu:
     """The input of a manifest's row, not read yet.
 
     Raises:
@@ -35,7 +46,7 @@ def open_row(row: Row) -> Image | Imu:
     if row.modality not in READERS:
         raise AnyMALError(
             f"row {row.id!r}",
-            expected=f"a modality that this version reads ({' and '.join(READERS)})",
+            expected=f"a modality that this version reads ({', '.join(READERS)})",
             got=row.modality,
             do="Use a manifest of one of these.",
         )

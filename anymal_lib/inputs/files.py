@@ -6,6 +6,8 @@ from pathlib import Path
 
 from anymal_lib.errors import InputError
 
+ENDS_EARLY_S = 0.5  # a sound or film may end this much before the length that its file states
+
 
 def existing_file(source: str | Path) -> Path:
     """Return the path of a file that is there and not empty.
@@ -56,3 +58,13 @@ def checked_window(
             do="Correct the window; seconds count from the beginning.",
         )
     return first, last
+
+
+def cut_off(name: str, wanted: float, at: float) -> InputError:
+    """Build the error of a file that ends at a second before the wanted one."""
+    return InputError(
+        name,
+        expected=f"a whole file, of {wanted:.3f} s or more",
+        got=f"one that ends at {at:.3f} s",
+        do="It was cut off: fetch it again, or select a window before that by start and end.",
+    )
