@@ -20,6 +20,7 @@ _HOMES = {
     "Audio": "anymal_lib.inputs",
     "Image": "anymal_lib.inputs",
     "Imu": "anymal_lib.inputs",
+    "Video": "anymal_lib.inputs",
     "load_manifest": "anymal_lib.manifest",
     "load_profile": "anymal_lib.config",
 }

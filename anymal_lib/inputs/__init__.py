@@ -12,6 +12,7 @@ from anymal_lib.errors import AnyMALError
 from anymal_lib.inputs.audio import Audio, Waveform
 from anymal_lib.inputs.image import Image
 from anymal_lib.inputs.imu import STANDARD_GRAVITY, Imu, ImuSignal
+from anymal_lib.inputs.video import Video
 
 if TYPE_CHECKING:
     from anymal_lib.rows import Row
@@ -23,6 +24,7 @@ __all__ = [
     "Image",
     "Imu",
     "ImuSignal",
+    "Video",
     "Waveform",
     "open_row",
 ]
@@ -34,10 +36,11 @@ READERS: dict[str, Callable[[Row], Any]] = {
     "imu": lambda row: Imu(
         row.path, row.rate, start=row.start, end=row.end, gyro_unit=row.gyro_unit or "rad/s"
     ),
+    "video": lambda row: Video(row.path, start=row.start, end=row.end),
 }
 
 
-def open_row(row: Row) -> Audio | Image | Imu:
+def open_row(row: Row) -> Audio | Image | Imu | Video:
     """The input of a manifest's row, not read yet.
 
     Raises:

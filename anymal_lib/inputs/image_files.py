@@ -28,8 +28,8 @@ def read_image(path: Path) -> Image:
     """
     import PIL.Image
 
-    with _refusing(str(path)), PIL.Image.open(path) as image:
-        _check_pixels(str(path), *image.size)  # before any of them is decoded
+    with refusing(str(path)), PIL.Image.open(path) as image:
+        check_pixels(str(path), *image.size)  # before any of them is decoded
         image.load()
         return _rgb(image)
 
@@ -40,7 +40,7 @@ def image_from_pil(image: Image) -> Image:
     Raises:
         InputError: its pixels cannot be converted.
     """
-    with _refusing("PIL image"):
+    with refusing("PIL image"):
         return _rgb(image)
 
 
@@ -64,7 +64,7 @@ def image_from_array(source: Any) -> Image:
             raise _array_error(f"{array.dtype} of shape {array.shape}")
         if not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
             raise _array_error(f"{array.dtype} from {array.min()} to {array.max()}")
-    _check_pixels("array", *array.shape[:2])
+    check_pixels("array", *array.shape[:2])
     if array.dtype == np.uint16:
         array = array / 65535
     if array.dtype.kind == "f":
@@ -99,7 +99,8 @@ def _eight_bit(image: Image) -> Image:
     return PIL.Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
 
 
-def _check_pixels(name: str, width: int, height: int) -> None:
+def check_pixels(name: str, width: int, height: int) -> None:
+    """Refuse a picture of more than `MAX_PIXELS` pixels with an InputError."""
     if width * height > MAX_PIXELS:
         raise InputError(
             name,
@@ -110,7 +111,7 @@ def _check_pixels(name: str, width: int, height: int) -> None:
 
 
 @contextmanager
-def _refusing(name: str) -> Iterator[None]:
+def refusing(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into an InputError that names the input."""
     try:
         yield
