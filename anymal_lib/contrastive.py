@@ -3,7 +3,7 @@
 The paper demands encoders that are already aligned to text. The mini profile's are aligned here,
 as IMU2CLIP does it (arXiv 2210.14395).
 
-Shape letters: b batch, c distinct captions, e embedding width.
+Shape letters: b batch, c captions, e embedding width.
 """
 
 from __future__ import annotations
@@ -25,19 +25,26 @@ from anymal_lib.seeds import epoch_order, generator_for
 
 _TEMPERATURE = 0.1  # at the start; learned (IMU2CLIP)
 _AVERAGING = 0.995  # decay of the weight average that is kept (ours)
+_COMPARED = 1024  # captions that a step compares its items with, where there are as many (ours)
 
 
 def info_nce(items: Tensor, texts: Tensor, positives: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of unit embeddings (b, e) and (b, e) -> scalar.
+    """Symmetric InfoNCE of unit embeddings (b, e) and (c, e) -> scalar.
 
-    `positives` (b, b), symmetric, True where an item and a text say the same: a small data set
-    repeats captions within a batch, and equal captions must not repel each other. Each row's
-    target is uniform over its positives; with a diagonal it is plain InfoNCE.
+    `positives` (b, c), True where an item and a text say the same; every item has one at least.
+    Texts without one are further negatives of the items. Each row's target is uniform over its
+    positives; with as many texts as items and a diagonal it is plain InfoNCE.
     """
-    target = positives.float()
-    target = target / target.sum(1, keepdim=True)
     logits = logit_scale.exp() * items @ texts.T
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    said = positives.any(0)
+    return (
+        _cross_entropy(logits, positives) + _cross_entropy(logits.T[said], positives.T[said])
+    ) / 2
+
+
+def _cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
+    target = positives.float()
+    return F.cross_entropy(logits, target / target.sum(1, keepdim=True))
 
 
 def meaning(row: Row) -> tuple[str, ...]:
@@ -68,9 +75,7 @@ def align_encoder(
         lr=spec.learning_rate,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
-    meanings = [meaning(row) for row in bank.rows]
-    numbers = {m: k for k, m in enumerate(sorted(set(meanings)))}
-    labels = torch.tensor([numbers[m] for m in meanings], device=device)
+    texts = _Texts(bank)
     average = deepcopy(encoder.trained_state())
     losses = []
     batch = min(spec.batch, len(bank))
@@ -80,9 +85,9 @@ def align_encoder(
         generator = generator_for(seed, "encoder", step)
         index = [epoch_order(seed, len(bank), step * batch + k) for k in range(batch)]
         pooled = bank.features(encoder, index, generator).pooled
-        texts = [_pick(bank.rows[i].text, generator) for i in index]
-        same = labels[index][:, None] == labels[index][None]
-        loss = info_nce(pooled, encoder.encode_text(texts).to(device), same, logit_scale)
+        captions, positives = texts.draw(index, generator)
+        embeddings = encoder.encode_text(captions).to(device)
+        loss = info_nce(pooled, embeddings, positives.to(device), logit_scale)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, spec.grad_clip)
@@ -106,8 +111,35 @@ def warm_cosine(step: int, spec: TrainSpec) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, spec.steps - warm)))
 
 
-def _pick(texts: Sequence[str], generator: torch.Generator) -> str:
-    return texts[int(torch.randint(len(texts), (), generator=generator))]
+class _Texts:
+    """The meanings of a bank, and which of its captions a step compares with.
+
+    The text tower is frozen and every caption embedded once, so a step compares with all meanings
+    of the training split, not only with its own items': a small batch hardly ever holds the two
+    captions that differ in one word, and what they differ in would not be learned.
+    """
+
+    def __init__(self, bank: Bank) -> None:
+        phrasings: dict[tuple[str, ...], dict[str, None]] = {}
+        for row in bank.rows:
+            phrasings.setdefault(meaning(row), {}).update(dict.fromkeys(row.text))
+        self.phrasings = [list(phrasings[m]) for m in sorted(phrasings)]
+        numbers = {m: k for k, m in enumerate(sorted(phrasings))}
+        self.labels = torch.tensor([numbers[meaning(row)] for row in bank.rows])
+
+    def draw(self, index: Sequence[int], generator: torch.Generator) -> tuple[list[str], Tensor]:
+        """One phrasing of each compared meaning (c), and where items (b) mean it: (b, c)."""
+        labels = self.labels[list(index)]
+        compared = labels.unique()
+        others = torch.randperm(len(self.phrasings), generator=generator)
+        others = others[~torch.isin(others, compared)][: max(0, _COMPARED - len(compared))]
+        compared = torch.cat([compared, others])
+        draws = torch.rand(len(compared), generator=generator).tolist()
+        captions = []
+        for number, draw in zip(compared.tolist(), draws, strict=True):
+            choices = self.phrasings[number]
+            captions.append(choices[int(draw * len(choices))])
+        return captions, labels[:, None] == compared[None]
 
 
 @dataclass(frozen=True)

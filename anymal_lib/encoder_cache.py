@@ -20,14 +20,15 @@ from anymal_lib.assets import cache_dir
 from anymal_lib.bank import Bank, build_bank
 from anymal_lib.config import Profile, to_plain
 from anymal_lib.contrastive import align_encoder
-from anymal_lib.encoders import BUILDERS, Encoder
+from anymal_lib.encoders import Encoder
 from anymal_lib.machine import default_device
 from anymal_lib.manifest import Manifest
+from anymal_lib.modalities import MODALITIES
 
 log = logging.getLogger(__name__)
 
 # Raise it when an encoder, its augmentation or its training changes: cached ones are then stale.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def ready_encoder(
     spec: Any = profile.modality(modality).encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = BUILDERS[modality](spec)
+        encoder = MODALITIES[modality].build_encoder(spec)
     encoder.to(default_device())
     if not encoder.trained_state():
         return ReadyEncoder(encoder.eval().requires_grad_(False))

@@ -17,7 +17,6 @@ from torch import Tensor
 from anymal_lib.bank import Bank, encode_aligned, encode_frozen
 from anymal_lib.contrastive import meaning
 from anymal_lib.encoders import Features
-from anymal_lib.inputs import Image, Imu
 from anymal_lib.metrics import (
     Interval,
     bootstrap,
@@ -26,17 +25,12 @@ from anymal_lib.metrics import (
     is_reference,
     rouge_l,
 )
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
 from anymal_lib.seeds import generator_for
 
 CONTROLS = ("clean", "blank", "shuffled", "removed")
-
-# A grey picture; five seconds of a sensor that feels nothing, not even gravity.
-BLANKS: dict[str, Any] = {
-    "image": Image(np.full((64, 64, 3), 128, dtype=np.uint8)),
-    "imu": Imu(np.zeros((250, 6), dtype=np.float32), rate=50),
-}
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ def modality_tokens(model: AnyMAL, modality: str, bank: Bank) -> Tensor:
 @torch.inference_mode()
 def _blank_tokens(model: AnyMAL, modality: str) -> Tensor:
     encoder = model.encoders[modality]
-    prepared = encoder.prepare(BLANKS[modality])
+    prepared = encoder.prepare(MODALITIES[modality].blank())
     features: Features = encode_aligned(encoder, encode_frozen(encoder, [prepared], 1))
     return model.adapters[modality](features)[0]
 

@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from anymal_lib.assets import sha256_of
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.rows import (
     ALIASES,
-    MODALITIES,
     SEE,
     SPLITS,
     Row,
@@ -91,7 +91,7 @@ def load_card(path: str | Path) -> Card:
         if not isinstance(fields.get(key), str) or not fields[key].strip():
             raise refusal(path, f"a field `{key}` with text", repr(fields.get(key)))
     if fields["modality"] not in MODALITIES:
-        raise refusal(path, f"a modality out of {MODALITIES}", repr(fields["modality"]))
+        raise refusal(path, f"a modality out of {tuple(MODALITIES)}", repr(fields["modality"]))
     return Card(path=path, name=fields["name"], modality=fields["modality"], fields=fields)
 
 

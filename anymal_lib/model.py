@@ -18,11 +18,9 @@ from anymal_lib.bank import encode_aligned, encode_frozen
 from anymal_lib.config import ModalitySpec, Profile, load_profile
 from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
-from anymal_lib.inputs import Image, Imu
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
+from anymal_lib.modalities import modality_of
 from anymal_lib.prompt import Prompt, render, splice, split_prefix
-
-MODALITY_OF: dict[type, str] = {Image: "image", Imu: "imu"}
 
 
 class AnyMAL:
@@ -84,6 +82,7 @@ class AnyMAL:
                 pooled_width=encoder.pooled_width,
                 llm_width=self.llm.width,
                 out_rms=self.llm.embedding_rms,
+                grid=encoder.grid,
             )
         self.encoders[modality] = encoder.eval().requires_grad_(False).to(self.llm.device)
         self.adapters[modality] = adapter.to(self.llm.device)
@@ -218,7 +217,7 @@ class AnyMAL:
         return said
 
     def _modality_of(self, item: Any) -> str:
-        modality = MODALITY_OF.get(type(item))
+        modality = modality_of(item)
         if modality not in self.encoders:
             raise InputError(
                 f"prompt item of type {type(item).__name__}",

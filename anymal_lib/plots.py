@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from anymal_lib.config import Profile
-from anymal_lib.inputs import Image, Imu, open_row
 from anymal_lib.manifest import Row
 from anymal_lib.metrics import Interval, named_value
+from anymal_lib.modalities import MODALITIES, modality_of, open_row
 
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anymal_lib.evaluate import CaptionReport
     from anymal_lib.train import StepReport
 
-_AXES = "xyz"
+_COLUMNS = {"video": 2}  # items in a row of samples, where four are too many
 _GOOD, _BAD, _NEUTRAL = "#1b7837", "#b2182b", "#4d4d4d"
 
 
@@ -32,10 +32,11 @@ def samples(
 
     With `right`, correct captions are green and wrong ones red with the truth below.
     """
-    columns = min(4, len(rows))
+    columns = min(_COLUMNS.get(rows[0].modality, 4), len(rows))
     lines = -(-len(rows) // columns)
+    width = 12.4 / _COLUMNS.get(rows[0].modality, 4)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(3.1 * columns, 2.6 * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(width * columns, 2.6 * lines), squeeze=False, layout="constrained"
     )
     for k, axis in enumerate(axes.flat):
         if k >= len(rows):
@@ -67,20 +68,14 @@ def answers(rows: Sequence[Row], report: CaptionReport, count: int = 8) -> Figur
     )
 
 
-def draw_item(axis: plt.Axes, item: Image | Imu) -> None:
-    """One raw input on an axis: the picture, or the six channels over time."""
-    if isinstance(item, Image):
-        axis.imshow(item.load())
+def draw_item(axis: plt.Axes, item: Any) -> None:
+    """One raw input on an axis, as its modality is drawn; its name where it is not."""
+    name = modality_of(item)
+    if name is None or MODALITIES[name].draw is None:
+        axis.text(0.5, 0.5, type(item).__name__, ha="center", va="center")
         axis.axis("off")
         return
-    signal = item.load()
-    seconds = np.arange(len(signal.samples)) / signal.rate
-    for k in range(3):
-        axis.plot(seconds, signal.samples[:, k], lw=1, color=f"C{k}", label=_AXES[k])
-        axis.plot(seconds, signal.samples[:, 3 + k] / 4 - 3, lw=0.8, color=f"C{k}", ls=":")
-    axis.set_xlabel("s", fontsize=7)
-    axis.set_yticks([0, -3], ["acc", "gyro"], fontsize=7)
-    axis.tick_params(labelsize=7)
+    MODALITIES[name].draw(axis, item)
 
 
 def loss_curve(curves: Mapping[str, Sequence[StepReport]], title: str) -> Figure:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anymal_lib.errors import ManifestError
+from anymal_lib.modalities import MODALITIES
 
-MODALITIES = ("image", "audio", "imu", "video")
 SPLITS = ("train", "val", "test")
 ALIASES = {
     **{name: name for name in SPLITS},

@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anymal_lib.config import ModalitySpec, Profile, load_profile
+from anymal_lib.config import ModalitySpec, Profile, VideoEncoderSpec, load_profile
 from anymal_lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
@@ -89,6 +89,8 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "LAYERS": (_positive, "resampler layers, a whole number above 0"),
     "BITS": (_bits, "32, 16, 8 or 4"),
     "COMPARE_BITS": (_flag, "True or False"),
+    "COMPARE_BANK": (_flag, "True or False"),
+    "FRAMES": (_positive, "frames of a clip, a whole number above 0"),
     "FOLD": (_fold, "1 to 5, or 'all'"),
     "LIMIT": (_positive, "items of each split, a whole number above 0"),
     "ROUNDS": (_positive, "measured rounds, a whole number above 0"),
@@ -234,8 +236,10 @@ def _override(spec: ModalitySpec, asked: Mapping[str, Any]) -> ModalitySpec:
     )
     adapter = changed(spec.adapter, {"TOKENS": "tokens", "LAYERS": "layers"})
     encoder = spec.encoder
-    if encoder.align is not None:
+    if getattr(encoder, "align", None) is not None:
         encoder = replace(encoder, align=changed(encoder.align, {"ENCODER_STEPS": "steps"}))
+    if isinstance(encoder, VideoEncoderSpec):
+        encoder = changed(encoder, {"FRAMES": "frames"})
     return replace(spec, align=align, adapter=adapter, encoder=encoder)
 
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anymal_lib.config import Profile, from_plain, to_plain
-from anymal_lib.encoders import BUILDERS
 from anymal_lib.errors import AssetError
 from anymal_lib.llm import Identity, load_llm
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 
 CONFIG = "anymal.json"
@@ -61,7 +61,7 @@ def load(place: str | Path, *, bits: int | None) -> AnyMAL:
     _check_base(folder, Identity(**config["base_model"]), llm.identity)
     model = AnyMAL(llm, profile)
     for modality in config["modalities"]:
-        encoder = BUILDERS[modality](profile.modality(modality).encoder)
+        encoder = MODALITIES[modality].build_encoder(profile.modality(modality).encoder)
         if encoder.trained_state():
             _fill(encoder.load_trained_state, folder / f"{modality}.encoder.safetensors")
         adapter = model.add(modality, encoder)

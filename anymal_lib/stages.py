@@ -49,6 +49,10 @@ def open_manifest(run: Run, modality: str, *, fold: int | None = None) -> Manife
     else:
         name = run.profile.modality(modality).manifest
         manifest = profile_manifest(name, fold=fold or _default_fold(run))
+    return _limited(run, manifest)
+
+
+def _limited(run: Run, manifest: Manifest) -> Manifest:
     limit = run.asked.get("LIMIT")
     if limit is None:
         return manifest
@@ -173,15 +177,32 @@ def evaluate(
     return evaluate_captions(model, modality, sensed.test, facts, seed=run.seed, controls=controls)
 
 
-def alignment_metrics(sensed: Sensed, aligned: Aligned, report: CaptionReport) -> dict[str, Any]:
-    """The `metrics` part of metrics.json for notebooks 02 to 05."""
-    found = sensed.retrieval
+def evaluate_elsewhere(
+    run: Run, modality: str, model: AnyMAL, sensed: Sensed, source: str
+) -> CaptionReport:
+    """Captions of another source's test split: the same facts, recorded otherwise."""
+    manifest = _limited(run, profile_manifest(source))
+    test = _bank(run.for_modality(modality), manifest, sensed.encoder, "test")
+    facts = sensed.manifest.fact_values
+    return evaluate_captions(model, modality, test, facts, seed=run.seed, controls=("clean",))
+
+
+def caption_metrics(report: CaptionReport) -> dict[str, Any]:
+    """The scores of a report that metrics.json holds of any set of captions."""
     return {
         "exact_match": report.exact_match.value,
         "attributes": report.attributes,
         "attribute_accuracy": report.attribute_accuracy,
         "cider_d": report.cider_d,
         "rouge_l": report.rouge_l,
+    }
+
+
+def alignment_metrics(sensed: Sensed, aligned: Aligned, report: CaptionReport) -> dict[str, Any]:
+    """The `metrics` part of metrics.json for notebooks 02 to 05."""
+    found = sensed.retrieval
+    return {
+        **caption_metrics(report),
         "retrieval": {
             "recall_at_1": found.recall_at_1 if found else None,
             "recall_at_5": found.recall_at_5 if found else None,

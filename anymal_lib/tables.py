@@ -12,6 +12,7 @@ import pandas as pd
 from anymal_lib.config import Profile
 from anymal_lib.evaluate import CaptionReport, chance
 from anymal_lib.manifest import Manifest
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 from anymal_lib.runs import ROOT
 from anymal_lib.stages import Comparison, Sensed
@@ -92,11 +93,19 @@ def caption_scores(report: CaptionReport) -> pd.DataFrame:
     return pd.DataFrame({"value": {k: v if v is None else round(v, 4) for k, v in rows.items()}})
 
 
+def elsewhere_scores(report: CaptionReport, elsewhere: CaptionReport | None) -> pd.DataFrame:
+    """Scores on the run's own test split beside those on another source's."""
+    table = {"own": caption_scores(report)["value"]}
+    if elsewhere is not None:
+        table["elsewhere"] = caption_scores(elsewhere)["value"]
+    return pd.DataFrame(table)
+
+
 def grounding_scores(report: CaptionReport, sensed: Sensed) -> pd.DataFrame:
     """Clean score against the controls, with 95 % intervals."""
     means = {
         "clean": "the item itself",
-        "blank": "a grey picture, a silent sensor",
+        "blank": MODALITIES[sensed.manifest.modality].blank_means,
         "shuffled": "another held-out item",
         "removed": "no modality tokens at all",
     }
@@ -153,6 +162,8 @@ NOTEBOOKS = {
     "01_prepare_data": "fetch and verify the data, look at it",
     "02_align_image": "teach the LLM to see: captions of pictures",
     "03_align_imu": "teach the LLM to feel motion: captions of sensor signals",
+    "04_align_audio": "teach the LLM to hear: captions of sounds",
+    "05_align_video": "teach the LLM to watch: captions of clips",
     "11_performance": "measure what a training step costs, beside other recipes",
 }
 

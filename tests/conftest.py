@@ -27,9 +27,9 @@ from anymal_lib.config import (
     TrainSpec,
     load_profile,
 )
-from anymal_lib.encoders import BUILDERS
 from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest, write_manifest
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 
 torch.set_num_threads(1)
@@ -176,7 +176,7 @@ def tiny_encoders(tiny_profile):
     encoders = {}
     for name, spec in tiny_profile.modalities.items():
         torch.manual_seed(0)
-        encoders[name] = BUILDERS[name](spec.encoder).eval().requires_grad_(False)
+        encoders[name] = MODALITIES[name].build_encoder(spec.encoder).eval().requires_grad_(False)
     return encoders
 
 

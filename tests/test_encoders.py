@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
 from anymal_lib.config import ImageEncoderSpec, ImuEncoderSpec, TrainSpec, load_profile
-from anymal_lib.encoders import BUILDERS
 from anymal_lib.encoders.image import ClipImageEncoder, TimmImageEncoder, build_image_encoder
 from anymal_lib.encoders.imu import MIN_SECONDS, ImuEncoder
 from anymal_lib.encoders.text import sentence_tower
 from anymal_lib.errors import AssetError, ConfigError, InputError
 from anymal_lib.inputs import Image, Imu
+from anymal_lib.modalities import MODALITIES
 
 TEXTS = ["a red circle", "someone lifts an arm", "a"]
 
@@ -99,7 +99,7 @@ def test_clip_arrives_aligned_and_frozen(clip):
 )
 def test_a_clip_that_cannot_be_had_is_refused_by_name(name, pretrained):
     with pytest.raises(AssetError, match=f"{name}.*{pretrained}"):
-        BUILDERS["image"](ImageEncoderSpec(open_clip=name, pretrained=pretrained))
+        MODALITIES["image"].build_encoder(ImageEncoderSpec(open_clip=name, pretrained=pretrained))
 
 
 # timm --------------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ def test_a_plain_timm_trunk_gives_patches_but_knows_no_text():
 
 def test_a_spec_that_names_nothing_is_refused():
     with pytest.raises(ConfigError, match="image encoder"):
-        BUILDERS["image"](ImageEncoderSpec())
+        MODALITIES["image"].build_encoder(ImageEncoderSpec())
     spec = ImuEncoderSpec(align=TrainSpec(batch=1, learning_rate=1e-3, steps=1))
     with pytest.raises(ConfigError, match="text tower"):
-        BUILDERS["imu"](spec)
+        MODALITIES["imu"].build_encoder(spec)
 
 
 # The mini profile's image encoder ----------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_mini_image_features_do_not_depend_on_the_batch(tiny_encoders):
 
 
 def test_only_the_head_of_the_mini_encoder_is_to_be_trained(tiny_profile):
-    encoder = BUILDERS["image"](tiny_profile.modality("image").encoder)
+    encoder = MODALITIES["image"].build_encoder(tiny_profile.modality("image").encoder)
     free = {name for name, p in encoder.named_parameters() if p.requires_grad}
     assert free == {"visual.head.proj.weight"}
     state = {name: tensor + 1 for name, tensor in encoder.trained_state().items()}
@@ -339,7 +339,7 @@ def test_images_are_not_augmented(tiny_encoders):
 def test_weights_of_the_imu_encoder_come_back(imu, tiny_profile):
     spec = replace(tiny_profile.modality("imu").encoder)
     torch.manual_seed(9)
-    other = BUILDERS["imu"](spec).eval()
+    other = MODALITIES["imu"].build_encoder(spec).eval()
     item = wave(3, 50)
     assert not torch.allclose(embedding(other, item), embedding(imu, item), atol=1e-3)
     other.load_trained_state(imu.trained_state())

@@ -37,7 +37,7 @@ def told(model, modality, bank):
 
 
 def test_clean_captions_are_the_models_answers(model, case):
-    from anymal_lib.inputs import open_row
+    from anymal_lib.modalities import open_row
 
     modality, bank = case
     spec = model.spec(modality)

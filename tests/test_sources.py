@@ -12,8 +12,8 @@ import pytest
 from anymal_lib import sources
 from anymal_lib.assets import WheelAsset, fetch
 from anymal_lib.errors import ManifestError
-from anymal_lib.inputs import open_row
 from anymal_lib.manifest import load_card, load_manifest
+from anymal_lib.modalities import open_row
 from anymal_lib.sources import easy_vqa, prepare, profile_manifest, watch_imu
 
 CARDS = Path(__file__).resolve().parents[1] / "data_manifests"

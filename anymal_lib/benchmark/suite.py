@@ -17,11 +17,11 @@ from anymal_lib.benchmark.steps import PADDED, Bench, Work
 from anymal_lib.benchmark.timing import Spread, Times, alternate, timed
 from anymal_lib.compiled import compiled_layers
 from anymal_lib.config import MINI, AdapterSpec, Profile, StepSpec
-from anymal_lib.encoders import BUILDERS, Encoder
-from anymal_lib.inputs import open_row
+from anymal_lib.encoders import Encoder
 from anymal_lib.llm import PRECISIONS, FrozenLLM, Identity, load_llm
 from anymal_lib.machine import default_device, matmul_gflops
 from anymal_lib.manifest import Row
+from anymal_lib.modalities import MODALITIES, open_row
 from anymal_lib.runs import Run
 from anymal_lib.sources import profile_manifest
 
@@ -339,7 +339,7 @@ def encoding(plan: Plan) -> dict[str, Encoding]:
     found = {}
     for modality, spec in plan.profile.modalities.items():
         manifest = profile_manifest(spec.manifest)
-        encoder = BUILDERS[modality](spec.encoder).eval().requires_grad_(False)
+        encoder = MODALITIES[modality].build_encoder(spec.encoder).eval().requires_grad_(False)
         rows = _spread(manifest.split("train"), plan.items)
 
         def build(encoder: Encoder = encoder, rows: Sequence[Row] = rows) -> Bank:

@@ -156,7 +156,7 @@ class TimmImageEncoder(Encoder):
         self.visual.head.load_state_dict(state)
 
 
-def build_image_encoder(spec: ImageEncoderSpec) -> Encoder:
+def build(spec: ImageEncoderSpec) -> Encoder:
     """The encoder that `spec` names."""
     half = fast_bf16() if spec.bf16 is None else spec.bf16
     dtype = torch.bfloat16 if half else torch.float32

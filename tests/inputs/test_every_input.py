@@ -12,7 +12,8 @@ import pytest
 from input_checks import refused
 
 from anymal_lib.errors import AnyMALError
-from anymal_lib.inputs import Image, Imu, open_row
+from anymal_lib.inputs import Image, Imu
+from anymal_lib.modalities import open_row
 from anymal_lib.rows import Row
 
 
