@@ -11,11 +11,11 @@ from anymal_lib.doctor.parse import parse_captions
 from anymal_lib.rows import Row
 
 # Words that say how others hang together; a list of the most common words without them is telling.
-_FUNCTION_WORDS = frozenset(
-    ("a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "with", "by", "for", "as")
-    + ("is", "are", "was", "were", "be", "it", "its", "this", "that", "there", "into", "over")
-    + ("under", "his", "her", "their")
-)
+_FUNCTION_WORDS = frozenset({
+    "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "from", "with", "by", "for", "as",
+    "is", "are", "was", "were", "be", "it", "its", "this", "that", "there", "into", "over", "under",
+    "his", "her", "their",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

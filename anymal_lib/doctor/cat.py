@@ -1,4 +1,4 @@
-"""The CAT filter of Radenovic et al. (arXiv 2301.02280, section 3.1), by which AnyMAL cleaned LAION.
+"""The CAT filter of Radenovic et al. (arXiv 2301.02280, section 3.1); AnyMAL cleans LAION with it.
 
 A pair stays when its caption is complex enough (C), contains an action (A), and is not text that
 can be read in the picture (T). Tests run from cheap to dear; the first that fails is the reason.
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anymal_lib.doctor.parse import Parse, parse_captions
+from anymal_lib.doctor.pictures import require_images
 from anymal_lib.doctor.spot import SpottedText, spot_text
-from anymal_lib.errors import ConfigError, DataError, InputError
+from anymal_lib.errors import ConfigError, InputError
 from anymal_lib.rows import Row
 
 REASONS = ("complexity", "action", "text", "unreadable")
@@ -107,14 +108,7 @@ def cat_filter(rows: Sequence[Row], options: CatOptions | None = None) -> CatRep
         AssetError: the parser or the text networks cannot be fetched.
     """
     options = options or CatOptions()
-    for row in rows:
-        if row.modality != "image":
-            raise DataError(
-                f"row {row.id!r}",
-                expected="an image, whose text can be spotted",
-                got=row.modality,
-                do="Give the rows of an image manifest.",
-            )
+    require_images(rows)
     pairs = [(row, caption) for row in rows for caption in row.text]
     parses = parse_captions(caption for _, caption in pairs)
     seen: dict[str, list[SpottedText] | InputError] = {}

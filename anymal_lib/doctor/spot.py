@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anymal_lib.assets import WheelAsset, fetch
-from anymal_lib.doctor.canvas import fit_to_canvas
+from anymal_lib.doctor.pictures import fit_to_canvas
 from anymal_lib.inputs import Image
 
 if TYPE_CHECKING:

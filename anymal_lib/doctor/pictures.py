@@ -1,8 +1,13 @@
-"""One fixed size for networks that see pictures of any size."""
+"""What the checks of pictures share: rows that have one, and one size for networks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from anymal_lib.errors import DataError
+from anymal_lib.rows import Row
 
 CANVAS = 640  # pixels a side
 
@@ -26,3 +31,19 @@ def fit_to_canvas(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     canvas = np.zeros((CANVAS, CANVAS, 3), np.uint8)
     canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
     return canvas, scale
+
+
+def require_images(rows: Sequence[Row]) -> None:
+    """Refuse rows of another modality.
+
+    Raises:
+        DataError: naming the first such row.
+    """
+    for row in rows:
+        if row.modality != "image":
+            raise DataError(
+                f"row {row.id!r}",
+                expected="an image",
+                got=row.modality,
+                do="Give the rows of an image manifest.",
+            )
