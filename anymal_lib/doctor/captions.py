@@ -49,6 +49,18 @@ class CaptionStatistics:
         """Share of the captions that are a repeat of an earlier one, 0..1."""
         return 1 - self.distinct_captions / self.captions if self.captions else 0.0
 
+    @property
+    def mean_length(self) -> float:
+        """Words a caption; 0 without captions."""
+        words = sum(length * captions for length, captions in self.lengths.items())
+        return words / self.captions if self.captions else 0.0
+
+    def numbers(self) -> dict[str, float]:
+        """The plain numbers, for metrics.json."""
+        names = ("rows", "captions", "distinct_captions", "distinct_words")
+        names += ("repeated_share", "mean_length")
+        return {name: getattr(self, name) for name in names}
+
 
 def caption_statistics(rows: Sequence[Row]) -> CaptionStatistics:
     """Count what the captions of `rows` are made of, English ones.

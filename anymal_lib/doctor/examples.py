@@ -57,7 +57,8 @@ def example_pairs(folder: Path) -> Manifest:
     for k, (caption, text) in enumerate(PAIRS):
         _drawn(k, text).save(folder / f"{k}.png")
         rows.append({"id": f"pair-{k}", "split": "train", "image": f"{k}.png", "text": caption})
-    copy = PIL.Image.open(folder / f"{COPY_OF}.png").resize((_SIZE[0] * 2 // 3, _SIZE[1] * 2 // 3))
+    size = (_SIZE[0] * 2 // 3, _SIZE[1] * 2 // 3)
+    copy = _drawn(COPY_OF, PAIRS[COPY_OF][1]).resize(size)
     copy.save(folder / "copy.jpg", quality=60)
     text = "Somebody in a bright coat walks past a traffic sign"
     rows.append({"id": "copy", "split": "test", "image": "copy.jpg", "text": text})

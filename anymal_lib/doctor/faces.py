@@ -74,8 +74,8 @@ def blur_faces(picture: Any, min_score: float = 0.3) -> tuple[PIL.Image.Image, l
     """Return the picture with every face that is found made unrecognisable, and the faces.
 
     Each face with a margin becomes a mosaic of a few cells, which keeps no detail that could be
-    restored. What is left is searched again, up to two times, with larger cells. Every pixel
-    elsewhere stays as it was.
+    restored. The result is searched again, up to two times, and what is found there (also listed)
+    gets larger cells. Every pixel elsewhere stays as it was.
 
     Args:
         picture, min_score: as in `find_faces`.

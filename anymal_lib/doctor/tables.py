@@ -76,7 +76,7 @@ def caption_facts(statistics: Mapping[str, CaptionStatistics]) -> pd.DataFrame:
                 "captions": facts.captions,
                 "distinct captions": facts.distinct_captions,
                 "repeats": f"{facts.repeated_share:.1%}",
-                "words a caption": _span(facts.lengths),
+                "words a caption": _span(facts),
                 "distinct words": facts.distinct_words,
                 "common words": ", ".join(list(facts.words)[:5]),
                 "common actions": ", ".join(list(facts.actions)[:5]) or "none",
@@ -86,8 +86,7 @@ def caption_facts(statistics: Mapping[str, CaptionStatistics]) -> pd.DataFrame:
     ).T
 
 
-def _span(lengths: Mapping[int, int]) -> str:
-    if not lengths:
+def _span(facts: CaptionStatistics) -> str:
+    if not facts.lengths:
         return "none"
-    mean = sum(length * n for length, n in lengths.items()) / sum(lengths.values())
-    return f"{min(lengths)} to {max(lengths)}, mean {mean:.1f}"
+    return f"{min(facts.lengths)} to {max(facts.lengths)}, mean {facts.mean_length:.1f}"

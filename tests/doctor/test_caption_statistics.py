@@ -31,11 +31,20 @@ def test_the_counts(facts):
     assert "a" not in facts.words
     assert facts.actions == {"chase": 1, "repair": 1}
     assert sum(facts.relations.values()) == 4
+    assert facts.numbers() == {
+        "rows": 2,
+        "captions": 4,
+        "distinct_captions": 3,
+        "distinct_words": 10,
+        "repeated_share": 0.25,
+        "mean_length": 4.5,
+    }
 
 
 def test_no_captions():
     facts = caption_statistics([])
-    assert (facts.captions, facts.repeated_share, facts.words) == (0, 0, {})
+    assert (facts.captions, facts.repeated_share, facts.mean_length) == (0, 0, 0)
+    assert facts.words == {}
     assert tables.caption_facts({"none": facts}).loc["none", "words a caption"] == "none"
 
 
