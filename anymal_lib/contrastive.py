@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from anymal_lib.bank import Bank
 from anymal_lib.config import TrainSpec
 from anymal_lib.encoders import Encoder
+from anymal_lib.machine import keep_freed_memory
 from anymal_lib.manifest import Row
 from anymal_lib.seeds import epoch_order, generator_for
 
 _TEMPERATURE = 0.1  # at the start; learned (IMU2CLIP)
-_AVERAGING = 0.995  # decay of the weight average that is kept (ours)
+_AVERAGED = 1 / 6  # of the steps: the memory of the weight average that is kept (ours)
 _COMPARED = 1024  # captions that a step compares its items with, where there are as many (ours)
 
 
@@ -79,6 +80,7 @@ def align_encoder(
     average = deepcopy(encoder.trained_state())
     losses = []
     batch = min(spec.batch, len(bank))
+    keep_freed_memory()
     encoder.train()
     torch.manual_seed(seed)  # dropout
     for step in range(spec.steps):
@@ -93,7 +95,7 @@ def align_encoder(
         torch.nn.utils.clip_grad_norm_(trainable, spec.grad_clip)
         optimizer.step()
         schedule.step()
-        decay = min(_AVERAGING, (step + 1) / (step + 10))
+        decay = min(1 - 1 / max(1, _AVERAGED * spec.steps), (step + 1) / (step + 10))
         for name, tensor in encoder.trained_state().items():
             average[name].lerp_(tensor, 1 - decay)
         losses.append(loss.item())

@@ -26,6 +26,7 @@ from anymal_lib.encoders.htsat import Htsat
 from anymal_lib.encoders.text import TextTower, sentence_tower
 from anymal_lib.errors import ConfigError, InputError
 from anymal_lib.inputs import Audio
+from anymal_lib.machine import fast_bf16
 
 MIN_SECONDS = 0.1
 
@@ -112,8 +113,10 @@ class ClapAudioEncoder(Encoder):
         longer = None
         if self.tower.fusion:  # chunks that equal the whole are those of a short sound
             longer = (spectrogram[:, :1] != spectrogram[:, 1:]).flatten(1).any(1)
-        frames, mean = self.tower(spectrogram, longer)
-        return frames, self.projection(mean)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16()):
+            frames, mean = self.tower(spectrogram, longer)
+            pooled = self.projection(mean)
+        return frames.float(), pooled.float()
 
     def augment(self, intermediate: Tensor, generator: torch.Generator) -> Tensor:
         """Random loudness, place in time and noise: (b, 1, t, m) -> the same shape."""
