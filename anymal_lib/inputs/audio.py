@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anymal_lib.errors import InputError
-from anymal_lib.inputs.audio_files import read_sound, sound_from_array
+from anymal_lib.inputs.audio_files import check_values, read_sound, sound_from_array
 from anymal_lib.inputs.files import checked_window, existing_file
 
 RATES_HZ = (1_000.0, 768_000.0)
@@ -108,6 +108,7 @@ class Audio:
                 got=f"none from {start:g} s to {end:g} s at {rate:g} Hz",
                 do="Give a longer window.",
             )
+        check_values("array", window)
         return Waveform(window, rate)
 
 

@@ -216,18 +216,27 @@ def frames_of(path, **more):
     return lambda: Video(path, **more).frames(4)
 
 
-def test_what_is_no_film_is_named(tmp_path):
-    junk = np.random.default_rng(0).bytes(20_000)
-    for content, says in (
-        (b"", "empty file"),
-        (junk, "FFmpeg reads"),
-        (b"only words, no film\n" * 200, "FFmpeg reads"),
-        (b"#EXTM3U\n#EXTINF:5,\nhttp://a.invalid/x.ts\n#EXT-X-ENDLIST\n", "FFmpeg reads"),
-        (b"ffconcat version 1.0\nfile other.mp4\n", "FFmpeg reads"),
-    ):
-        for name in ("x.mp4", "x.txt", "x.m3u8"):
-            (tmp_path / name).write_bytes(content)
-            assert refused(frames_of(tmp_path / name), says).subject == str(tmp_path / name)
+LEADS_AWAY = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{film}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {film}\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "dash": '<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT6S"><Period>'
+    '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
+    "<BaseURL>{film}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "txt", "m3u8", "sdp", "mpd", "ffconcat"])
+def test_what_is_no_film_is_named(tmp_path, films, suffix):
+    path = tmp_path / f"x.{suffix}"
+    contents = [text.format(film=films("a.mp4")).encode() for text in LEADS_AWAY.values()]
+    contents += [b"only words, no film\n" * 200, np.random.default_rng(0).bytes(20_000)]
+    for content in contents:
+        path.write_bytes(content)
+        assert refused(frames_of(path), "FFmpeg reads").subject == str(path)
+    path.write_bytes(b"")
+    refused(frames_of(path), path, "empty file")
 
 
 def test_sound_alone_is_no_film(tmp_path):
