@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anymal_lib.errors import InputError
-from anymal_lib.inputs.audio_files import check_values, read_sound, sound_from_array
+from anymal_lib.inputs.audio_files import MAX_SAMPLES, check_values, read_sound, sound_from_array
 from anymal_lib.inputs.files import checked_window, existing_file
 
 RATES_HZ = (1_000.0, 768_000.0)
@@ -34,7 +34,7 @@ class Waveform:
         """The same sound at another rate: round(samples * new / old), anti-aliased.
 
         Raises:
-            InputError: the rate is outside 1..768 kHz, or the result has no sample.
+            InputError: the rate is outside 1..768 kHz, or the result too long or without a sample.
         """
         rate = _checked_rate(rate, "resampled")
         if rate == self.rate:
@@ -42,12 +42,12 @@ class Waveform:
         import soxr
 
         n = round(len(self.samples) * rate / self.rate)
-        if n == 0:
+        if not 0 < n <= MAX_SAMPLES:
             raise InputError(
                 "resampled",
-                expected="a sound of at least one sample at the new rate",
+                expected=f"1 to {MAX_SAMPLES} samples at the new rate",
                 got=f"{len(self.samples)} samples, from {self.rate:g} Hz to {rate:g} Hz",
-                do="Give a longer window or a higher rate.",
+                do="Give another window or another rate.",
             )
         out = soxr.resample(self.samples, self.rate, rate)[:n]
         return Waveform(np.pad(out, (0, n - len(out))), rate)
@@ -93,7 +93,7 @@ class Audio:
                 got=f"rate={self.rate:g}",
                 do="Leave rate out; .load().resampled(rate) converts.",
             )
-        return Waveform(samples, float(rate))
+        return Waveform(samples, _checked_rate(rate, str(self.source)))
 
     def _of_array(self) -> Waveform:
         rate = _checked_rate(self.rate, "array")
@@ -126,6 +126,6 @@ def _checked_rate(rate: float | None, name: str) -> float:
             name,
             expected=f"a rate of {low:g} to {high:g} Hz",
             got=f"{rate:g} Hz",
-            do="Correct rate=; it is in Hz, not in kHz.",
+            do="Correct the rate; it is in Hz, not in kHz.",
         )
     return float(rate)

@@ -18,7 +18,7 @@ from anymal_lib.inputs.media import Media, opened
 MAX_SAMPLES = 2**28  # a GiB as float32: 93 minutes at 48 kHz
 MAX_PEAK = 10.0  # full scale is 1; floats above this hold another unit
 MAX_CHANNELS = 64
-_BLOCK = 2**18
+_BLOCK = 2**18  # values, of all channels
 _PREROLL_S = 1.0  # until a lossy decoder is right: MP3 borrows up to 511 bytes from before
 _FOREVER = 2**62  # libsndfile's count of samples where a file states none
 
@@ -92,7 +92,8 @@ def _plain_blocks(sound: Any, first: float, last: float | None) -> Iterator[np.n
     """Mono blocks, and not a sample after the last second: what lies there may be damaged."""
     left = _FOREVER if last is None else round(last * sound.samplerate)
     left -= sound.seek(round(first * sound.samplerate))
-    while len(block := sound.read(min(_BLOCK, left), "float32", always_2d=True)):
+    step = _BLOCK // sound.channels
+    while len(block := sound.read(min(step, left), "float32", always_2d=True)):
         left -= len(block)
         yield _mono(block, 1)
 

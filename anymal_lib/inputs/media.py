@@ -117,8 +117,14 @@ def _track(name: str, container: InputContainer, kind: Literal["audio", "video"]
 
 def _extent(container: InputContainer, track: Any) -> tuple[float, float | None]:
     """Origin and length of a track in seconds."""
+    from av.format import Flags
+
     starts = container.start_time
     origin = 0.0 if starts is None else starts / 1e6
+    # A file that is nothing but packets has no index; FFmpeg guesses its length from the first
+    # few of them, and may be wrong by a factor of 20.
+    if Flags.generic_index in Flags(container.format.flags):
+        return origin, None
     if track.duration:
         first = track.start_time * track.time_base if track.start_time is not None else origin
         return origin, float(first + track.duration * track.time_base) - origin

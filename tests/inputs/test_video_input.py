@@ -131,6 +131,12 @@ def test_fewer_frames_than_asked_repeat_the_nearest(tmp_path, films):
     shows(Video(films("a.mp4"), start=1, end=1.3).frames(6), [10, 10, 11, 11, 12, 12])
 
 
+def test_the_last_picture_stays_while_the_sound_goes_on(tmp_path):
+    path = write_sound(tmp_path / "a.mkv", sweep(4.0), film=True)
+    assert Video(path).seconds > 3.9
+    shows(Video(path).frames(4), [5, 15, 19, 19])
+
+
 def test_the_camera_may_have_been_held_upright(tmp_path):
     # As telephones write it: (x, y) is shown at (h - y, x), a quarter turn clockwise.
     matrix = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
