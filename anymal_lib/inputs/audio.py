@@ -65,7 +65,8 @@ class Audio:
             -1..1, int16, int32 or uint8. Channels are averaged.
         rate: samples per second of an array. A file states its own: another one given here is
             refused, as the sound would play at a wrong speed; `load().resampled(rate)` converts.
-        start, end: the window in seconds from the beginning; None is the whole sound.
+        start, end: the window in seconds from the beginning (of the film, for a sound track);
+            None is the whole sound. Exact to a sample, in Matroska to its timestamps' millisecond.
     """
 
     source: Any
@@ -76,6 +77,9 @@ class Audio:
 
     def load(self) -> Waveform:
         """Read the window as one channel. It keeps its own rate.
+
+        A file that ends half a second or more before the length that it states is refused, unless
+        the window lies before that; without a stated length (MP3, bare AAC) it is read to its end.
 
         Raises:
             InputError: no such file, no sound in it, damaged or cut off, NaN or infinity, an

@@ -6,6 +6,7 @@ Shapes: samples: one per 1 / rate seconds; channels: averaged to one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,21 +117,20 @@ def _frames_from(media: Media, first: float) -> Iterator[tuple[float, Any]]:
     """Decoded frames with their times, from one that begins at or before `first`, if any does."""
     import av
 
+    frames = media.container.decode(media.track)
     if first > _PREROLL_S:
-        try:
+        opening = None
+        with suppress(av.FFmpegError):
             media.seek(first - _PREROLL_S)
+            opening = next(frames, None)
+        time = None if opening is None else media.time(opening)
+        if time is not None and time <= first:
+            yield time, opening
+        else:
+            with suppress(av.FFmpegError):  # where no seeking is possible, nothing has moved
+                media.seek(0.0)
             frames = media.container.decode(media.track)
-            frame = next(frames, None)
-            time = None if frame is None else media.time(frame)
-            if time is not None and time <= first:
-                yield time, frame
-                for frame in frames:
-                    yield media.time(frame) or 0.0, frame
-                return
-            media.seek(0.0)
-        except av.FFmpegError:  # a stream of bare packets cannot be sought in, but is read on
-            pass
-    for frame in media.container.decode(media.track):
+    for frame in frames:
         yield media.time(frame) or 0.0, frame
 
 

@@ -304,6 +304,7 @@ def test_of_a_sound_cut_off_the_whole_part_is_read(tmp_path, sounds, name):
         path, whole = tmp_path / name, sounds(name).read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
     assert refused(Audio(path)).subject == str(path)
+    assert refused(Audio(path, start=1.3)).subject == str(path)
     np.testing.assert_allclose(
         Audio(path, end=0.5).load().samples, Audio(sounds(name), end=0.5).load().samples, atol=1e-3
     )

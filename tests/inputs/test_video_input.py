@@ -15,7 +15,7 @@ from input_checks import refused
 from media_files import CORNERS, picture, red_of, shade, sweep, write_film, write_sound
 
 from anymal_lib.errors import InputError
-from anymal_lib.inputs import Image, Video, video_files
+from anymal_lib.inputs import Image, Video, media, video_files
 from anymal_lib.inputs import image_files as pictures
 
 CONTAINERS = {
@@ -310,6 +310,8 @@ def test_sizes_are_bounded(monkeypatch, films, tmp_path):
     assert len(Video(films("a.mp4")).frames(3)) == 3, "a keyframe is never 20 frames away"
     far = write_film(tmp_path / "far.mp4", gop=60)
     refused(lambda: Video(far, start=4).frames(1), far, "keyframe")
+    monkeypatch.setattr(media, "MAX_PIXELS", 1000)  # the decoder refuses by itself
+    refused(lambda: Video(films("a.mkv")).frames(1), films("a.mkv"), "FFmpeg reads")
     monkeypatch.setattr(pictures, "MAX_PIXELS", 64 * 48 - 1)
     refused(lambda: Video(films("a.mkv")).frames(1), "64 x 48")
 
