@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anymal_lib.errors import InputError
-from anymal_lib.inputs.audio_files import read_sound, sound_from_array
+from anymal_lib.inputs.audio_files import MAX_SAMPLES, check_values, read_sound, sound_from_array
 from anymal_lib.inputs.files import checked_window, existing_file
 
 RATES_HZ = (1_000.0, 768_000.0)
@@ -34,7 +34,7 @@ class Waveform:
         """The same sound at another rate: round(samples * new / old), anti-aliased.
 
         Raises:
-            InputError: the rate is outside 1..768 kHz, or the result has no sample.
+            InputError: the rate is outside 1..768 kHz, or the result too long or without a sample.
         """
         rate = _checked_rate(rate, "resampled")
         if rate == self.rate:
@@ -42,12 +42,12 @@ class Waveform:
         import soxr
 
         n = round(len(self.samples) * rate / self.rate)
-        if n == 0:
+        if not 0 < n <= MAX_SAMPLES:
             raise InputError(
                 "resampled",
-                expected="a sound of at least one sample at the new rate",
+                expected=f"1 to {MAX_SAMPLES} samples at the new rate",
                 got=f"{len(self.samples)} samples, from {self.rate:g} Hz to {rate:g} Hz",
-                do="Give a longer window or a higher rate.",
+                do="Give another window or another rate.",
             )
         out = soxr.resample(self.samples, self.rate, rate)[:n]
         return Waveform(np.pad(out, (0, n - len(out))), rate)
@@ -65,7 +65,8 @@ class Audio:
             -1..1, int16, int32 or uint8. Channels are averaged.
         rate: samples per second of an array. A file states its own: another one given here is
             refused, as the sound would play at a wrong speed; `load().resampled(rate)` converts.
-        start, end: the window in seconds from the beginning; None is the whole sound.
+        start, end: the window in seconds from the beginning (of the film, for a sound track);
+            None is the whole sound. Exact to a sample, in Matroska to its timestamps' millisecond.
     """
 
     source: Any
@@ -76,6 +77,9 @@ class Audio:
 
     def load(self) -> Waveform:
         """Read the window as one channel. It keeps its own rate.
+
+        A file that ends half a second or more before the length that it states is refused, unless
+        the window lies before that; without a stated length (MP3, bare AAC) it is read to its end.
 
         Raises:
             InputError: no such file, no sound in it, damaged or cut off, NaN or infinity, an
@@ -93,7 +97,7 @@ class Audio:
                 got=f"rate={self.rate:g}",
                 do="Leave rate out; .load().resampled(rate) converts.",
             )
-        return Waveform(samples, float(rate))
+        return Waveform(samples, _checked_rate(rate, str(self.source)))
 
     def _of_array(self) -> Waveform:
         rate = _checked_rate(self.rate, "array")
@@ -108,6 +112,7 @@ class Audio:
                 got=f"none from {start:g} s to {end:g} s at {rate:g} Hz",
                 do="Give a longer window.",
             )
+        check_values("array", window)
         return Waveform(window, rate)
 
 
@@ -125,6 +130,6 @@ def _checked_rate(rate: float | None, name: str) -> float:
             name,
             expected=f"a rate of {low:g} to {high:g} Hz",
             got=f"{rate:g} Hz",
-            do="Correct rate=; it is in Hz, not in kHz.",
+            do="Correct the rate; it is in Hz, not in kHz.",
         )
     return float(rate)

@@ -6,6 +6,7 @@ Shapes: samples: one per 1 / rate seconds; channels: averaged to one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anymal_lib.inputs.media import Media, opened
 MAX_SAMPLES = 2**28  # a GiB as float32: 93 minutes at 48 kHz
 MAX_PEAK = 10.0  # full scale is 1; floats above this hold another unit
 MAX_CHANNELS = 64
-_BLOCK = 2**18
+_BLOCK = 2**18  # values, of all channels
 _PREROLL_S = 1.0  # until a lossy decoder is right: MP3 borrows up to 511 bytes from before
 _FOREVER = 2**62  # libsndfile's count of samples where a file states none
 
@@ -31,7 +32,7 @@ def read_sound(path: Path, start: float | None, end: float | None) -> tuple[np.n
             outside it.
     """
     sound = _read_plain(path, start, end) or _read_coded(path, start, end)
-    _check_values(str(path), sound[0])
+    check_values(str(path), sound[0])
     return sound
 
 
@@ -41,7 +42,7 @@ def sound_from_array(source: Any) -> np.ndarray:
     The shorter axis is the channels.
 
     Raises:
-        InputError: another shape or type, no sample, NaN or infinity, or floats far beyond -1..1.
+        InputError: another shape or type, too long, or no sample.
     """
     try:
         array = np.asarray(source)
@@ -55,9 +56,7 @@ def sound_from_array(source: Any) -> np.ndarray:
         array = array.T if array.shape[0] < array.shape[1] else array
         if array.shape[1] > MAX_CHANNELS:
             raise _array_error(f"{array.dtype} of shape {array.shape}")
-    samples = _mono(_scaled(array), 1) if array.ndim == 2 else _scaled(array)
-    _check_values("array", samples)
-    return samples
+    return _mono(_scaled(array), 1) if array.ndim == 2 else _scaled(array)
 
 
 def _read_plain(
@@ -79,19 +78,24 @@ def _read_plain(
             length = sound.frames / rate if sound.frames < _FOREVER else None
             first, last = _window(str(path), start, end, length)
             try:
-                sound.seek(round(first * rate))
-                return _gathered(str(path), _plain_blocks(sound), rate, first, last), rate
+                blocks = _plain_blocks(sound, first, last)
+                return _gathered(str(path), blocks, rate, first, last), rate
             except soundfile.LibsndfileError as error:
                 raise InputError(
                     str(path),
                     expected="a whole sound file",
-                    got=error.error_string.strip(),
+                    got=error.error_string.strip(" ."),
                     do="Play it in a viewer; convert it to WAV or FLAC, or fetch it again.",
                 ) from error
 
 
-def _plain_blocks(sound: Any) -> Iterator[np.ndarray]:
-    while len(block := sound.read(_BLOCK, "float32", always_2d=True)):
+def _plain_blocks(sound: Any, first: float, last: float | None) -> Iterator[np.ndarray]:
+    """Mono blocks, and not a sample after the last second: what lies there may be damaged."""
+    left = _FOREVER if last is None else round(last * sound.samplerate)
+    left -= sound.seek(round(first * sound.samplerate))
+    step = _BLOCK // sound.channels
+    while len(block := sound.read(min(step, left), "float32", always_2d=True)):
+        left -= len(block)
         yield _mono(block, 1)
 
 
@@ -113,21 +117,20 @@ def _frames_from(media: Media, first: float) -> Iterator[tuple[float, Any]]:
     """Decoded frames with their times, from one that begins at or before `first`, if any does."""
     import av
 
+    frames = media.container.decode(media.track)
     if first > _PREROLL_S:
-        try:
+        opening = None
+        with suppress(av.FFmpegError):
             media.seek(first - _PREROLL_S)
+            opening = next(frames, None)
+        time = None if opening is None else media.time(opening)
+        if time is not None and time <= first:
+            yield time, opening
+        else:
+            with suppress(av.FFmpegError):  # where no seeking is possible, nothing has moved
+                media.seek(0.0)
             frames = media.container.decode(media.track)
-            frame = next(frames, None)
-            time = None if frame is None else media.time(frame)
-            if time is not None and time <= first:
-                yield time, frame
-                for frame in frames:
-                    yield media.time(frame) or 0.0, frame
-                return
-            media.seek(0.0)
-        except av.FFmpegError:  # a stream of bare packets cannot be sought in, but is read on
-            pass
-    for frame in media.container.decode(media.track):
+    for frame in frames:
         yield media.time(frame) or 0.0, frame
 
 
@@ -199,17 +202,19 @@ def _scaled(array: np.ndarray) -> np.ndarray:
 
 
 def _mono(values: np.ndarray, axis: int) -> np.ndarray:
-    return values.mean(axis=axis, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused later, by name
+        return values.mean(axis=axis, dtype=np.float32)
 
 
-def _check_values(name: str, samples: np.ndarray) -> None:
+def check_values(name: str, samples: np.ndarray) -> None:
+    """Refuse NaN, infinity and what is far beyond -1..1 with an InputError."""
     peak = float(max(samples.max(), -samples.min()))  # NaN if any sample is
     if not peak <= MAX_PEAK:
         bad = np.flatnonzero(~(np.abs(samples) <= MAX_PEAK))
         raise InputError(
             name,
             expected="finite samples in about -1..1",
-            got=f"{samples[bad[0]]} at sample {bad[0]}",
+            got=f"{samples[bad[0]]:g} at sample {bad[0]}",
             do="Divide by the full scale (32768 for 16 bits), and cut what is not a number.",
         )
 
@@ -227,7 +232,8 @@ def _array_error(got: str) -> InputError:
     return InputError(
         "array",
         expected="(samples,), (samples, channels) or (channels, samples), of one sample or more, "
-        f"at most {MAX_CHANNELS} channels, as floats in -1..1, int16, int32 or uint8",
+        f"at most {MAX_CHANNELS} channels and {MAX_SAMPLES} values, as floats in -1..1, int16, "
+        "int32 or uint8",
         got=got,
         do="Bring it to one of these forms.",
     )

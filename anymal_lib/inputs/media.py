@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +17,6 @@ from anymal_lib.inputs.image_files import MAX_PIXELS
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-# Play lists lead to other files and addresses; the rest take any text, or a name, for pictures.
-_REFUSED_FORMATS = {
-    *("concat", "dash", "hls", "imf", "rtp", "rtsp", "sdp", "webm_dash_manifest"),
-    *("ffmetadata", "image2", "image2pipe", "lavfi", "tty", "vobsub"),
-}
 _WANTED = {
     "audio": ("a file with a sound track", "Give a sound, or a film that has any."),
     "video": ("a film, a file with moving pictures", "Give a film; sound goes into Audio()."),
@@ -78,11 +72,15 @@ def opened(path: Path, kind: Literal["audio", "video"]) -> Iterator[Media]:
 
     name = str(path)
     try:
-        with av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": _formats()},
-            metadata_errors="ignore",
-        ) as container:
+        # By its number: FFmpeg would take a name's suffix for a format. As no other protocol is
+        # allowed, play lists do not lead to other files or addresses.
+        options = {"protocol_whitelist": "fd"}
+        with (
+            path.open("rb") as file,
+            av.open(
+                "fd:", options=options | {"fd": str(file.fileno())}, metadata_errors="ignore"
+            ) as container,
+        ):
             track = _track(name, container, kind)
             yield Media(name, container, track, *_extent(container, track))
     except av.FFmpegError as error:
@@ -93,13 +91,6 @@ def opened(path: Path, kind: Literal["audio", "video"]) -> Iterator[Media]:
             got=f"{type(error).__name__} ({error.strerror})",
             do="Play it in a viewer; convert it, or fetch it again.",
         ) from error
-
-
-@cache
-def _formats() -> str:
-    import av
-
-    return ",".join(sorted(av.formats_available - _REFUSED_FORMATS))
 
 
 def _track(name: str, container: InputContainer, kind: Literal["audio", "video"]) -> Any:
@@ -126,8 +117,14 @@ def _track(name: str, container: InputContainer, kind: Literal["audio", "video"]
 
 def _extent(container: InputContainer, track: Any) -> tuple[float, float | None]:
     """Origin and length of a track in seconds."""
+    from av.format import Flags
+
     starts = container.start_time
     origin = 0.0 if starts is None else starts / 1e6
+    # A file that is nothing but packets has no index; FFmpeg guesses its length from the first
+    # few of them, and may be wrong by a factor of 20.
+    if Flags.generic_index in Flags(container.format.flags):
+        return origin, None
     if track.duration:
         first = track.start_time * track.time_base if track.start_time is not None else origin
         return origin, float(first + track.duration * track.time_base) - origin

@@ -185,7 +185,7 @@ def _decoded(media: Media, saw: Any, keyframe_first: bool) -> Iterator[Any]:
     """Frames in the order in which they are shown; `saw` is told of each packet read."""
     for packet in media.container.demux():
         saw(packet)
-        if packet.stream_index != media.track.index:
+        if packet.stream.index != media.track.index:  # at the end, the number itself is not set
             continue
         if keyframe_first and packet.size and not packet.is_keyframe:
             continue

@@ -10,20 +10,34 @@ import numpy as np
 import PIL.Image
 import pytest
 from input_checks import refused
+from media_files import red_of, shade, sweep, write_sound
 
 from anymal_lib.errors import AnyMALError
-from anymal_lib.inputs import Image, Imu
+from anymal_lib.inputs import Audio, Image, Imu, Video
 from anymal_lib.modalities import open_row
 from anymal_lib.rows import Row
 
 
-@pytest.mark.parametrize("kind", [Image, Imu])
-def test_what_is_no_file_is_named(tmp_path, kind):
-    refused(kind(tmp_path / "none.png"), tmp_path / "none.png", "no such file")
-    refused(kind(tmp_path), tmp_path, "a folder")
-    refused(kind("https://a.org/x.png"), "https://a.org/x.png", "address")
-    refused(kind("a\0b"), "no such file")
-    refused(kind("a" * 5000), "aaa", "too long")
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda source: Audio(source).load(),
+        lambda source: Image(source).load(),
+        lambda source: Imu(source).load(),
+        lambda source: Video(source).frames(2),
+    ],
+    ids=["audio", "image", "imu", "video"],
+)
+def test_what_is_no_file_is_named(tmp_path, read):
+    for source, says in (
+        (tmp_path / "none.png", "no such file"),
+        (tmp_path, "a folder"),
+        ("https://a.org/x.png", "address"),
+        ("a\0b", "no such file"),
+        ("a" * 5000, "too long"),
+    ):
+        error = refused(lambda source=source: read(source), says)
+        assert error.subject == str(source)
 
 
 def test_open_row(tmp_path):
@@ -42,8 +56,33 @@ def test_open_row(tmp_path):
     np.testing.assert_allclose(at_50.samples, samples[50:100], rtol=1e-6)
     degrees = open_row(replace(imu, gyro_unit="deg/s")).load().samples
     np.testing.assert_allclose(degrees[:, 3:], np.deg2rad(samples[25:50, 3:]), rtol=1e-6)
-    with pytest.raises(AnyMALError, match=r"row 'i'.*image and imu.*audio"):
-        open_row(replace(image, modality="audio"))
+
+
+def test_open_row_of_sound_and_film(tmp_path):
+    path = write_sound(tmp_path / "a.mp4", sweep(2.0), film=True)
+    audio = Row("a", "train", "audio", path, ("rises",), start=0.5, end=1.0)
+    assert open_row(audio).load().samples.shape == (8000,)
+    assert open_row(replace(audio, rate=16_000.0)).load().rate == 16_000
+    refused(open_row(replace(audio, rate=48_000.0)), path, "rate=48000")
+    video = Row("v", "train", "video", path, ("changes",), start=1.0, end=1.5, rate=7.0)
+    assert [abs(red_of(image) - shade(12)) < 5 for image in open_row(video).frames(1)] == [True]
+
+
+def test_open_row_of_an_unknown_modality(tmp_path):
+    row = Row("i", "train", "depth", tmp_path / "a.png", ("far",))
+    with pytest.raises(AnyMALError, match=r"row 'i'.*audio, image, imu, video.*depth"):
+        open_row(row)
+
+
+def test_names_are_exported():
+    import anymal_lib
+
+    assert [getattr(anymal_lib, kind.__name__) for kind in (Audio, Image, Imu, Video)] == [
+        Audio,
+        Image,
+        Imu,
+        Video,
+    ]
 
 
 def test_inputs_import_neither_torch_nor_rows():
