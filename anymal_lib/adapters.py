@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anymal_lib.config import AdapterSpec
 from anymal_lib.encoders.base import Features
+from anymal_lib.specs import AdapterSpec
 
 # Modality tokens start this many times larger than token embeddings (ours, chosen together with
 # latents of unit variance: with smaller ones of both the mini resampler learned more slowly).

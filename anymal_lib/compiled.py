@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anymal_lib.config import TrainSpec
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import FrozenLLM
+from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 

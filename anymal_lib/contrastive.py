@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anymal_lib.bank import Bank
-from anymal_lib.config import TrainSpec
 from anymal_lib.encoders import Encoder
 from anymal_lib.machine import keep_freed_memory
 from anymal_lib.manifest import Row
 from anymal_lib.seeds import epoch_order, generator_for
+from anymal_lib.specs import TrainSpec
 
 _TEMPERATURE = 0.1  # at the start; learned (IMU2CLIP)
 _AVERAGED = 1 / 6  # of the steps: the memory of the weight average that is kept (ours)

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from anymal_lib.assets import cache_dir
 from anymal_lib.bank import Bank, build_bank
-from anymal_lib.config import Profile, to_plain
 from anymal_lib.contrastive import align_encoder
 from anymal_lib.encoders import Encoder
 from anymal_lib.machine import default_device
 from anymal_lib.manifest import Manifest
 from anymal_lib.modalities import MODALITIES
+from anymal_lib.specs import Profile, to_plain
 
 log = logging.getLogger(__name__)
 

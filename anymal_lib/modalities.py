@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anymal_lib.config import (
+from anymal_lib.errors import AnyMALError, ConfigError
+from anymal_lib.inputs import Audio, Image, Imu, Video
+from anymal_lib.specs import (
     SAVED_TYPES,
     AudioEncoderSpec,
     ImageEncoderSpec,
     ImuEncoderSpec,
     VideoEncoderSpec,
 )
-from anymal_lib.errors import AnyMALError, ConfigError
-from anymal_lib.inputs import Audio, Image, Imu, Video
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def open_row(row: Row) -> Any:
     if row.modality not in MODALITIES:
         raise AnyMALError(
             f"row {row.id!r}",
-            expected=f"a modality that is registered ({', '.join(MODALITIES)})",
+            expected=f"a modality that is registered ({', '.join(sorted(MODALITIES))})",
             got=row.modality,
             do="Use a manifest of one of these, or register the modality first.",
         )

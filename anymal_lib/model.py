@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from anymal_lib.adapters import build_adapter
 from anymal_lib.bank import encode_aligned, encode_frozen
-from anymal_lib.config import ModalitySpec, Profile, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.modalities import modality_of
 from anymal_lib.prompt import Prompt, render, splice, split_prefix
+from anymal_lib.specs import ModalitySpec, Profile
 
 
 class AnyMAL:

@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from anymal_lib.config import Profile
 from anymal_lib.manifest import Row
 from anymal_lib.metrics import Interval, named_value
 from anymal_lib.modalities import MODALITIES, modality_of, open_row
+from anymal_lib.specs import Profile
 
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle

@@ -22,8 +22,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anymal_lib.config import ModalitySpec, Profile, VideoEncoderSpec, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
+from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
 

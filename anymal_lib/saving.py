@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anymal_lib.config import Profile, from_plain, to_plain
 from anymal_lib.errors import AssetError
 from anymal_lib.llm import Identity, load_llm
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
+from anymal_lib.specs import Profile, from_plain, to_plain
 
 CONFIG = "anymal.json"
 FORMAT = 1

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anymal_lib.bank import Bank, build_bank
-from anymal_lib.config import Profile
 from anymal_lib.contrastive import Retrieval, retrieval
 from anymal_lib.encoder_cache import ready_encoder
 from anymal_lib.encoders import Encoder
@@ -26,6 +25,7 @@ from anymal_lib.model import AnyMAL
 from anymal_lib.runs import Run
 from anymal_lib.saving import save
 from anymal_lib.sources import profile_manifest
+from anymal_lib.specs import Profile
 from anymal_lib.train import StepReport, train_adapter
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from anymal_lib.config import Profile
 from anymal_lib.evaluate import CaptionReport, chance
 from anymal_lib.manifest import Manifest
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 from anymal_lib.runs import ROOT
+from anymal_lib.specs import Profile
 from anymal_lib.stages import Comparison, Sensed
 
 REFERENCE = ROOT / "outputs" / "reference"

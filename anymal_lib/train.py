@@ -28,13 +28,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from anymal_lib.bank import Bank, augmented, encode_aligned
 from anymal_lib.compiled import compiled_layers, repays
-from anymal_lib.config import TrainSpec
 from anymal_lib.contrastive import warm_cosine
 from anymal_lib.errors import DataError
 from anymal_lib.machine import keep_freed_memory
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
 from anymal_lib.seeds import epoch_order, generator_for
+from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves

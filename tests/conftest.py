@@ -18,19 +18,19 @@ import torch
 
 from anymal_lib.assets import cache_dir
 from anymal_lib.bank import build_bank
-from anymal_lib.config import (
+from anymal_lib.config import load_profile
+from anymal_lib.llm import load_llm
+from anymal_lib.manifest import load_manifest, write_manifest
+from anymal_lib.modalities import MODALITIES
+from anymal_lib.model import AnyMAL
+from anymal_lib.specs import (
     AdapterSpec,
     ImageEncoderSpec,
     ImuEncoderSpec,
     ModalitySpec,
     Profile,
     TrainSpec,
-    load_profile,
 )
-from anymal_lib.llm import load_llm
-from anymal_lib.manifest import load_manifest, write_manifest
-from anymal_lib.modalities import MODALITIES
-from anymal_lib.model import AnyMAL
 
 torch.set_num_threads(1)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240,) * 3}

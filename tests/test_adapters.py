@@ -14,8 +14,8 @@ from anymal_lib.adapters import (
     PerceiverResampler,
     build_adapter,
 )
-from anymal_lib.config import AdapterSpec
 from anymal_lib.encoders import Features
+from anymal_lib.specs import AdapterSpec
 
 
 def features_of(batch, n, width=12, pooled=10, seed=0, mask=None):

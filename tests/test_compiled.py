@@ -9,11 +9,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from anymal_lib.compiled import compiled_layers, repays
-from anymal_lib.config import StepSpec, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import load_llm
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render, split_prefix
+from anymal_lib.specs import StepSpec
 from anymal_lib.train import train_adapter
 
 ITEM = object()

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from anymal_lib.bank import Bank
-from anymal_lib.config import TrainSpec
 from anymal_lib.contrastive import align_encoder, info_nce, meaning, retrieval, warm_cosine
 from anymal_lib.encoder_cache import ready_encoder
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.manifest import load_manifest
 from anymal_lib.rows import Row
+from anymal_lib.specs import TrainSpec
 
 SCALE = torch.tensor(math.log(10.0))
 

@@ -10,13 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.config import ImageEncoderSpec, ImuEncoderSpec, TrainSpec, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.encoders.image import ClipImageEncoder, TimmImageEncoder, build_image_encoder
 from anymal_lib.encoders.imu import MIN_SECONDS, ImuEncoder
 from anymal_lib.encoders.text import sentence_tower
 from anymal_lib.errors import AssetError, ConfigError, InputError
 from anymal_lib.inputs import Image, Imu
 from anymal_lib.modalities import MODALITIES
+from anymal_lib.specs import ImageEncoderSpec, ImuEncoderSpec, TrainSpec
 
 TEXTS = ["a red circle", "someone lifts an arm", "a"]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anymal_lib.config import PROFILES, from_plain, load_profile, to_plain
+from anymal_lib.config import PROFILES, load_profile
 from anymal_lib.errors import AnyMALError, ConfigError
 from anymal_lib.manifest import load_manifest
 from anymal_lib.runs import PARAMETERS, ROOT, from_root, plain, start, write_text
+from anymal_lib.specs import from_plain, to_plain
 from anymal_lib.stages import open_manifest
 
 DECLARED = dict.fromkeys(PARAMETERS) | {"PROFILE": "mini", "SEED": 0}

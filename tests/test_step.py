@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from anymal_lib.bank import EncodedAtUse, build_bank
-from anymal_lib.config import StepSpec, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render, split_prefix
+from anymal_lib.specs import StepSpec
 from anymal_lib.train import AdapterTrainer, Samples, train_adapter
 
 ITEM = object()

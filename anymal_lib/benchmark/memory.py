@@ -19,9 +19,10 @@ import torch
 
 from anymal_lib.benchmark.steps import PADDED, Bench, Work
 from anymal_lib.benchmark.timing import Step
-from anymal_lib.config import Profile, StepSpec, load_profile
+from anymal_lib.config import load_profile
 from anymal_lib.errors import AnyMALError
 from anymal_lib.llm import load_llm
+from anymal_lib.specs import Profile, StepSpec
 
 _STEPS = 6
 KINDS = ("bare", "ours", "transformers", "usual")

@@ -23,12 +23,13 @@ from torch.nn import functional as F
 
 from anymal_lib.bank import Bank
 from anymal_lib.benchmark.timing import Step
-from anymal_lib.config import MINI, AdapterSpec, StepSpec, TrainSpec
+from anymal_lib.config import MINI
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.manifest import Row
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Prompt, render, splice, split_prefix
+from anymal_lib.specs import AdapterSpec, StepSpec, TrainSpec
 from anymal_lib.train import AdapterTrainer, Samples
 
 PADDED = 128  # positions that the usual recipe pads to

@@ -16,7 +16,7 @@ from anymal_lib.benchmark.memory import KINDS, Growth, growth
 from anymal_lib.benchmark.steps import PADDED, Bench, Work
 from anymal_lib.benchmark.timing import Spread, Times, alternate, timed
 from anymal_lib.compiled import compiled_layers
-from anymal_lib.config import MINI, AdapterSpec, Profile, StepSpec
+from anymal_lib.config import MINI
 from anymal_lib.encoders import Encoder
 from anymal_lib.llm import PRECISIONS, FrozenLLM, Identity, load_llm
 from anymal_lib.machine import default_device, matmul_gflops
@@ -24,6 +24,7 @@ from anymal_lib.manifest import Row
 from anymal_lib.modalities import MODALITIES, open_row
 from anymal_lib.runs import Run
 from anymal_lib.sources import profile_manifest
+from anymal_lib.specs import AdapterSpec, Profile, StepSpec
 
 
 @dataclass(frozen=True)

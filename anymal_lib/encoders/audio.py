@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.config import AudioEncoderSpec
 from anymal_lib.encoders.base import Encoder, Features
 from anymal_lib.encoders.clap_checkpoint import read_checkpoint
 from anymal_lib.encoders.clap_fusion import fused_spectrogram
@@ -27,6 +26,7 @@ from anymal_lib.encoders.text import TextTower, sentence_tower
 from anymal_lib.errors import ConfigError, InputError
 from anymal_lib.inputs import Audio
 from anymal_lib.machine import fast_bf16
+from anymal_lib.specs import AudioEncoderSpec
 
 MIN_SECONDS = 0.1
 

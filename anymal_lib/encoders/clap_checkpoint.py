@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from anymal_lib.assets import HubAsset, LocalAsset, fetch
-from anymal_lib.config import AudioEncoderSpec
 from anymal_lib.encoders.htsat import Htsat
 from anymal_lib.encoders.text import TextTower
 from anymal_lib.errors import AssetError
+from anymal_lib.specs import AudioEncoderSpec
 
 _PARTS = ("audio_branch", "audio_projection", "text_branch", "text_projection")
 _FUSION = "patch_embed.mel_conv2d.weight"  # only towers with fusion have it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anymal_lib.config import AudioEncoderSpec
+from anymal_lib.specs import AudioEncoderSpec
 
 
 def fused_spectrogram(spec: AudioEncoderSpec, samples: np.ndarray, length: int) -> Tensor:

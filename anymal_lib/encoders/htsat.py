@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anymal_lib.config import AudioEncoderSpec
 from anymal_lib.errors import AssetError
+from anymal_lib.specs import AudioEncoderSpec
 
 _PRIVATE = "anymal_lib_clap_modules"
 _POSITION_STD = 0.3

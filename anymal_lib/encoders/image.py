@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.config import ImageEncoderSpec
 from anymal_lib.encoders.base import Encoder, Features
 from anymal_lib.encoders.text import TextTower, sentence_tower
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.inputs import Image
 from anymal_lib.machine import fast_bf16
+from anymal_lib.specs import ImageEncoderSpec
 
 _MINI_TRUNK = "tf_efficientnet_lite0"
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.config import ImuEncoderSpec
 from anymal_lib.encoders.base import Encoder, Features
 from anymal_lib.encoders.text import TextTower, open_clip_tower, sentence_tower
 from anymal_lib.errors import ConfigError, InputError
 from anymal_lib.inputs import Imu
+from anymal_lib.specs import ImuEncoderSpec
 
 MIN_SECONDS = 1.0
 _KERNELS = (10, 5, 5)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anymal_lib.config import VideoEncoderSpec
 from anymal_lib.encoders import image as image_encoders
 from anymal_lib.encoders import internvideo
 from anymal_lib.encoders.base import Encoder, Features
 from anymal_lib.errors import ConfigError
 from anymal_lib.inputs import Image, Video
+from anymal_lib.specs import VideoEncoderSpec
 
 
 class FramesEncoder(Encoder):
