@@ -57,6 +57,17 @@ class Bank:
             tensors = augmented(encoder, tensors, generator)
         return encode_aligned(encoder, tensors)
 
+    def require_captions(self) -> None:
+        """Raise `DataError` for a row of questions only, from which no caption can be learned."""
+        for row in self.rows:
+            if not row.text:
+                raise DataError(
+                    f"row {row.id!r}",
+                    expected="`text` with a caption, to align or to compare with",
+                    got="a question with answers only",
+                    do="Align on a manifest of captions; this one is for answering questions.",
+                )
+
     def report(self) -> dict[str, Any]:
         """Counts and names of skipped rows, for metrics.json."""
         return {"used": len(self.rows), "skipped": [asdict(bad) for bad in self.skipped]}

@@ -68,6 +68,7 @@ def align_encoder(
         lr=spec.learning_rate,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
+    bank.require_captions()
     meanings = [meaning(row) for row in bank.rows]
     numbers = {m: k for k, m in enumerate(sorted(set(meanings)))}
     labels = torch.tensor([numbers[m] for m in meanings], device=device)

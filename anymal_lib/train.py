@@ -57,6 +57,7 @@ class Samples(Dataset[Sample]):
     """
 
     def __init__(self, bank: Bank, spec: TrainSpec, seed: int) -> None:
+        bank.require_captions()
         self.bank, self.spec, self.seed = bank, spec, seed
 
     def __len__(self) -> int:
