@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,21 @@ def read_image(path: Path) -> Image:
 
     with _refusing(str(path)), PIL.Image.open(path) as image:
         _check_pixels(str(path), *image.size)  # before any of them is decoded
+        image.load()
+        return _rgb(image)
+
+
+def image_from_bytes(content: bytes) -> Image:
+    """Read a file's content as `read_image` does the file.
+
+    Raises:
+        InputError: not an image, damaged, or of more than `MAX_PIXELS` pixels.
+    """
+    import PIL.Image
+
+    name = f"{len(content)} bytes"
+    with _refusing(name), PIL.Image.open(BytesIO(content)) as image:
+        _check_pixels(name, *image.size)
         image.load()
         return _rgb(image)
 

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from anymal_lib.errors import AnyMALError, InputError
-from anymal_lib.image_files import image_from_array, image_from_pil, read_image
+from anymal_lib.image_files import (
+    image_from_array,
+    image_from_bytes,
+    image_from_pil,
+    read_image,
+)
 from anymal_lib.imu_files import (
     CHANNELS,
     GAP,
@@ -36,11 +41,11 @@ GAP_S = 0.02  # a step of more than GAP medians is a gap if it is also longer th
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image: a file, a PIL image, or an array.
+    """An image: a file, its content, a PIL image, or an array.
 
     Args:
-        source: a path; or a PIL image; or an array (h, w), (h, w, c) or (c, h, w) with c of
-            1, 3 or 4, as uint8, uint16, or floats in 0..1.
+        source: a path; or a file's content as bytes; or a PIL image; or an array (h, w), (h, w, c)
+            or (c, h, w) with c of 1, 3 or 4, as uint8, uint16, or floats in 0..1.
     """
 
     source: Any
@@ -58,6 +63,8 @@ class Image:
             return image_from_pil(self.source)
         if isinstance(self.source, str | Path):
             return read_image(_existing_file(self.source))
+        if isinstance(self.source, bytes):
+            return image_from_bytes(self.source)
         return image_from_array(self.source)
 
 
@@ -208,7 +215,7 @@ class Imu:
 
 # One line per modality: what opens a manifest's row.
 READERS: dict[str, Callable[[Row], Any]] = {
-    "image": lambda row: Image(row.path),
+    "image": lambda row: Image(row.path if row.content is None else row.content),
     "imu": lambda row: Imu(
         row.path, row.rate, start=row.start, end=row.end, gyro_unit=row.gyro_unit or "rad/s"
     ),
