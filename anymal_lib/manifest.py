@@ -30,7 +30,6 @@ from anymal_lib.rows import (
 )
 from anymal_lib.splits import check_leaks, seeded_splits
 
-
 EVALUATE = "evaluate"  # a card's stage: a benchmark, on which nothing is trained
 
 

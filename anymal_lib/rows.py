@@ -150,17 +150,15 @@ def open_parquet(file: Path) -> Any:
 
 def _parquet(file: Path, group: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same for Parquet, where a column without a value is a null."""
-    number = 0
     with open_parquet(file) as table:
-        groups = range(table.num_row_groups)
-        if group is not None:
-            number = sum(table.metadata.row_group(k).num_rows for k in range(group))
-            groups = range(group, group + 1)
+        groups = range(table.num_row_groups) if group is None else range(group, group + 1)
+        number = sum(table.metadata.row_group(k).num_rows for k in range(groups.start))
         if not table.metadata.num_rows:
             raise refusal(file, "at least one row", "an empty file")
         try:
             for batch in table.iter_batches(_BATCH_ROWS, row_groups=list(groups)):
-                for number, fields in enumerate(batch.to_pylist(), start=number + 1):
+                for fields in batch.to_pylist():
+                    number += 1
                     if isinstance(fields.get("facts"), dict):  # a struct has every key everywhere
                         facts = fields["facts"].items()
                         fields["facts"] = {k: v for k, v in facts if v is not None}
