@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anymal_lib.errors import InputError
 from anymal_lib.inputs import ImuSignal
 from anymal_lib.rows import refusal
 
 RATE_HZ = 200  # IMU2CLIP
 WINDOW_S = 5.0  # IMU2CLIP: 2.5 s on either side
 GAP_S = 0.1  # a longer step between samples ends a stretch (ours)
+_SHORTEST_STEP_S = 1e-4  # 10 kHz; a shorter one is no sensor's
 
 _TIME = "canonical_timestamp_ms"
 _CHANNELS = ["accl_x", "accl_y", "accl_z", "gyro_x", "gyro_y", "gyro_z"]
@@ -47,7 +47,7 @@ def read_stretches(file: Path) -> list[Stretch]:
     Schema: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z`` among other
     columns. As IMU2CLIP does: rows without a time are dropped, the rest is sorted by it, missing
     values become 0, acceleration stands first. Unlike it, which resamples across gaps as if they
-    were not there, every stretch between gaps is resampled by itself.
+    were not there, every stretch between gaps is brought to even times and resampled by itself.
 
     Raises:
         ManifestError: no such columns, or cells that are no numbers.
@@ -71,13 +71,14 @@ def read_stretches(file: Path) -> list[Stretch]:
 
 
 def _resampled(times: np.ndarray, samples: np.ndarray) -> Stretch | None:
-    if len(times) < 2 or times[-1] - times[0] < WINDOW_S - GAP_S:
+    """Samples (samples, 6) at any times -> a stretch; None if it is too short for a window."""
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    if step < _SHORTEST_STEP_S or times[-1] - times[0] + step < WINDOW_S:
         return None
-    rate = (len(times) - 1) / (times[-1] - times[0])
-    try:
-        signal = ImuSignal(samples, rate).resampled(RATE_HZ)
-    except InputError:  # a rate that no sensor has
-        return None
+    # Even times first: a sample that is missing would otherwise shift all that follow it.
+    even = np.arange(times[0], times[-1] + step / 2, step)
+    even_samples = np.stack([np.interp(even, times, channel) for channel in samples.T], axis=1)
+    signal = ImuSignal(even_samples.astype(np.float32), 1 / step).resampled(RATE_HZ)
     stretch = Stretch(float(times[0]), signal.samples)
     return stretch if stretch.end - stretch.start >= WINDOW_S else None
 

@@ -91,7 +91,6 @@ class SourceFolder:
 
         Args:
             names: without suffix; the last parts of a path (``test/12/image``) or a name alone.
-                The lost record carries the first.
         """
         for name in names:
             *above, stem = name.split("/")

@@ -23,7 +23,7 @@ def read(source: SourceFolder, target: Path) -> Iterator[Item]:
             numbers = (row["audiocap_id"] for row in rows)
             found = source.clip(video, f"{video}_{start}", *numbers)
             if isinstance(found, Lost):
-                yield found
+                yield Lost(f"{video}-{start}", found.reason)
                 continue
             yield {
                 "id": f"{video}-{start}",

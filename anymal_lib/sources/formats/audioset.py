@@ -36,11 +36,12 @@ def _row(source: SourceFolder, row: dict[str, str], split: str, names: dict[str,
     video = row["YTID"]
     start, end = float(row["start_seconds"]), float(row["end_seconds"])
     found = source.clip(video, f"{video}_{start * 1000:.0f}_{end * 1000:.0f}")
+    name = f"{video}-{start:g}"
     if isinstance(found, Lost):
-        return found
+        return Lost(name, found.reason)
     labels = [names[label] for label in row["positive_labels"].split(",")]
     return {
-        "id": f"{video}-{start:g}",
+        "id": name,
         "split": split,
         "audio": found,
         "text": ", ".join(labels),

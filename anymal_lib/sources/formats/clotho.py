@@ -29,7 +29,7 @@ def read(source: SourceFolder, target: Path) -> Iterator[Item]:
             name = row["file_name"].strip()
             found = source.media(f"{part}/{Path(name).stem}")
             if isinstance(found, Lost):
-                yield found
+                yield Lost(f"{part}/{name}", found.reason)
                 continue
             yield {
                 "id": f"{part}/{name}",

@@ -19,7 +19,7 @@ def read(source: SourceFolder, target: Path) -> Iterator[Item]:
         # COCO's downloads of 2017 name the same pictures by their number alone.
         found = source.media(Path(image["filename"]).stem, f"{image['cocoid']:012d}")
         if isinstance(found, Lost):
-            yield found
+            yield Lost(str(image["cocoid"]), found.reason)
             continue
         yield {
             "id": str(image["cocoid"]),
