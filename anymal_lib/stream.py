@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from anymal_lib.assets import sha256_of
 from anymal_lib.manifest import load_card, media_folder, row_files
 from anymal_lib.rows import Row, inside_folder, open_parquet, read_rows, refusal
 
@@ -49,6 +50,7 @@ class RowStream:
     ) -> None:
         card = load_card(card_path)
         self.modality, self.seed, self.block = card.modality, seed, block
+        self.checksum = f"{sha256_of(card.path)}/{split}"
         if card.fields.get("shards"):
             self.pieces = _archives(card.path, media_folder(card), card.fields["shards"], split)
         else:

@@ -34,7 +34,7 @@ from anymal_lib.errors import DataError
 from anymal_lib.machine import keep_freed_memory
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
-from anymal_lib.seeds import epoch_order, generator_for
+from anymal_lib.seeds import generator_for
 
 log = logging.getLogger(__name__)
 logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it saves
@@ -64,7 +64,7 @@ class Samples(Dataset[Sample]):
         return self.spec.steps * self.spec.batch
 
     def __getitem__(self, position: int) -> Sample:
-        row = epoch_order(self.seed, len(self.bank), position)
+        row = self.bank.drawn(self.seed, position)
         captions = self.bank.rows[row].text
         draw = generator_for(self.seed, "caption", position)
         caption = captions[int(torch.randint(len(captions), (), generator=draw))]
@@ -236,7 +236,7 @@ def _fingerprint(model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed
         model.llm.bits,
         model.profile.system,
         seed,
-        [(row.id, row.text) for row in bank.rows],
+        bank.identity(),
         model.encoders[modality].checksum(),
     ]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()

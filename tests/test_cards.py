@@ -21,10 +21,10 @@ NAMES = {
     "laion-2b-cat", "audioset", "audiocaps", "clotho", "ego4d", "howto100m", "coco-karpathy",
     "vqav2", "textvqa", "okvqa", "vizwiz", "scienceqa", "hateful-memes", "star", "how2qa", "nextqa",
 }  # fmt: skip
-FIELDS = (
-    "version stage description licence redistribution citation homepage how_to_get size paper "
-    "source files"
-).split()
+FIELDS = [
+    "version", "stage", "description", "licence", "redistribution", "citation", "homepage",
+    "how_to_get", "size", "paper", "source", "files",
+]  # fmt: skip
 KINDS = {"pypi-wheel", "http", "huggingface", "local", "webdataset", "agreement"}
 ALL = sorted(CARDS.glob("*/card.yaml"))
 PAPER = paper_cards()

@@ -170,8 +170,10 @@ def laion(tmp_path):
         ("failed_to_resize", "image decoding error"),
     ]
     log = [{"key": f"{k:09d}", "status": "success", "error_message": None} for k in range(20)]
-    log += [{"key": f"{k:09d}", "status": s, "error_message": m} for k, (s, m) in enumerate(failed, 20)]
-    more = {"url": "https://x", "caption": "a", "width": 8, "height": 8, "sha256": "", "exif": "{}"}
+    log += [
+        {"key": f"{k:09d}", "status": s, "error_message": m} for k, (s, m) in enumerate(failed, 20)
+    ]
+    more = {"url": "https://x", "caption": "a", "width": 8, "height": 8, "exif": "{}"}
     table = pyarrow.Table.from_pylist([entry | more for entry in log])
     pyarrow.parquet.write_table(table, source / "00000.parquet")
     return convert("laion-2b-cat", source, tmp_path / "manifest")
