@@ -19,7 +19,7 @@ ALIASES = {
     "training": "train",
     "testing": "test",
 }
-_PATHS_KEPT = 10_000
+PATHS_KEPT = 10_000  # resolved paths that are remembered at a time
 _BATCH_ROWS = 1_000
 SEE = "See the README's section on your own data for a card and a row that work."
 
@@ -81,9 +81,9 @@ def read_rows(
     inside: dict[str, Path] = {}  # many rows share a file; resolving a path costs system calls
     is_parquet = file.suffix == ".parquet"
     for where, fields in _parquet(file, group) if is_parquet else _json_lines(file):
-        if len(inside) > _PATHS_KEPT:
+        if len(inside) > PATHS_KEPT:
             inside.clear()
-        row = _row(where, fields, folder, modality, inside)
+        row = checked_row(where, fields, folder, modality, inside)
         yield where, row if row.split else replace(row, split=file_split)
 
 
@@ -168,10 +168,14 @@ def _parquet(file: Path, group: int | None) -> Iterator[tuple[str, dict[str, Any
             raise refusal(file, "a whole Parquet file", str(error)) from error
 
 
-def _row(
+def checked_row(
     where: str, fields: dict[str, Any], folder: Path, modality: str, inside: dict[str, Path]
 ) -> Row:
-    """Check one row. ``inside`` remembers paths that were resolved already."""
+    """Check the fields of one row; ``inside`` remembers paths that were resolved already.
+
+    Raises:
+        ManifestError: naming ``where``.
+    """
     found = [name for name in MODALITIES if name in fields]
     if found != [modality]:
         raise refusal(where, f"one modality, `{modality}` as in the card", f"{found or 'none'}")

@@ -97,7 +97,8 @@ def test_a_source_that_is_not_converted_says_what_to_sign_fetch_and_run(card, ca
 @pytest.mark.parametrize("name", ["ego4d", "hateful-memes"])
 def test_an_empty_folder_stops_with_the_agreement(name, cache, tmp_path):
     card = load_card(CARDS / name / "card.yaml")
-    for folder, got in ((tmp_path, "none of them"), (tmp_path / "no", "no folder")):
+    (tmp_path / "empty").mkdir()
+    for folder, got in ((tmp_path / "empty", "none of them"), (tmp_path / "no", "no folder")):
         with pytest.raises(ManifestError) as error:
             convert(name, folder, tmp_path / "to")
         assert error.value.got == got
@@ -171,6 +172,29 @@ def test_media_that_are_no_media_are_counted(tmp_path):
         page.write_bytes(b"")
     with pytest.raises(ManifestError, match=r"at least one usable record.*3 lost.*report\.json"):
         convert("okvqa", folder, tmp_path / "to")
+
+
+def test_a_row_that_would_break_the_manifest_is_lost_not_fatal(tmp_path):
+    folder = okvqa(tmp_path / "okvqa", missing=0)
+    file = folder / "OpenEnded_mscoco_val2014_questions.json"
+    content = json.loads(file.read_text())
+    content["questions"][0]["question"] = " "
+    content["questions"].append({"question_id": 1, "image_id": 0, "question": "Who?"})
+    file.write_text(json.dumps(content))
+    answers = [{"question_id": k, "answers": [{"answer": "so"}]} for k in range(2)]
+    (folder / "mscoco_val2014_annotations.json").write_text(json.dumps({"annotations": answers}))
+    report = convert("okvqa", folder, tmp_path / "to")
+    assert report.lost == {"no valid row: text in `question`": 1}
+    assert [row.id for row in load_manifest(tmp_path / "to" / "card.yaml").rows] == ["1"]
+
+
+@pytest.mark.parametrize("inside", [".", "manifest"])
+def test_the_target_may_not_lie_in_the_source(tmp_path, inside):
+    folder = okvqa(tmp_path / "okvqa")
+    before = sorted(folder.iterdir())
+    with pytest.raises(ManifestError, match=r"outside.*--to"):
+        convert("okvqa", folder, folder / inside)
+    assert sorted(folder.iterdir()) == before
 
 
 def test_command_line(tmp_path, cache, capsys):

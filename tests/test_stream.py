@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anymal_lib.errors import ManifestError
-from anymal_lib.inputs import open_row
+from anymal_lib.errors import InputError, ManifestError
+from anymal_lib.inputs import Image, open_row
 from anymal_lib.manifest import load_card, load_manifest, write_manifest
 from anymal_lib.sources import row_writer
 from anymal_lib.sources.convert import convert
@@ -201,6 +201,11 @@ def test_archives_stream_with_their_pictures(laion):
     assert fields["media_folder"] == "../laion"
     with pytest.raises(ManifestError, match="RowStream"):
         load_manifest(laion.card)
+
+
+def test_a_picture_that_is_none_is_refused_when_it_is_opened():
+    with pytest.raises(InputError, match="7 bytes"):
+        Image(b"garbage").load()
 
 
 def test_archives_that_changed_or_broke_are_named(laion, tmp_path):

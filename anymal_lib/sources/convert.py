@@ -25,7 +25,7 @@ import yaml
 from anymal_lib.assets import sha256_of
 from anymal_lib.errors import AnyMALError, ManifestError
 from anymal_lib.manifest import Card, load_card
-from anymal_lib.rows import refusal
+from anymal_lib.rows import PATHS_KEPT, checked_row, refusal
 from anymal_lib.sources.catalogue import converted_card, paper_card
 from anymal_lib.sources.reading import Item, Lost, Shard, SourceFolder, how_to_get
 from anymal_lib.sources.row_writer import RowWriter
@@ -83,10 +83,15 @@ def convert(
     source = SourceFolder(source_folder, card)
     if not source.path.is_dir():
         raise refusal(source.path, f"a folder with {card.name}", "no folder", how_to_get(card))
+    if target.is_relative_to(source.path):  # or its files would pass for the source's own
+        do = "Name another folder with --to."
+        raise refusal(target, f"a folder outside {source.path}", "one inside", do)
     target.mkdir(parents=True, exist_ok=True)
     (target / "card.yaml").unlink(missing_ok=True)  # what follows belongs to a new one
     writer = RowWriter(target)
-    shards, lost = _write_items(card, reader.read(source, target), writer, target)
+    media = target if getattr(reader, "WRITES_MEDIA", False) else source.path
+    items = _checked(card, media, _in_format(card, reader.read(source, target)))
+    shards, lost = _write_items(items, writer, target)
     splits = dict(sorted(writer.counts.items()))
     for shard in shards:
         splits[shard.split] = splits.get(shard.split, 0) + shard.rows
@@ -101,8 +106,7 @@ def convert(
         do = f"See {target / 'report.json'} for the reasons. {how_to_get(card)}"
         raise refusal(source.path, "at least one usable record", f"{missing} lost", do)
     fields = _card_fields(card, source, writer.finish(), shards)
-    if not getattr(reader, "WRITES_MEDIA", False):
-        fields["media_folder"] = Path(os.path.relpath(source.path, target)).as_posix()
+    fields["media_folder"] = Path(os.path.relpath(media, target)).as_posix()
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
     _replace(target / "card.yaml", text)
     return report
@@ -120,14 +124,14 @@ def _reader(card: Card) -> ModuleType:
 
 
 def _write_items(
-    card: Card, items: Iterator[Item], writer: RowWriter, target: Path
+    items: Iterator[Item], writer: RowWriter, target: Path
 ) -> tuple[list[Shard], dict[str, int]]:
     """Rows to the writer, lost records to ``lost.jsonl``; returns shards and counts by reason."""
     shards: list[Shard] = []
     lost: dict[str, int] = {}
     partial = target / f"lost.jsonl.partial-{os.getpid()}"
     with partial.open("w", encoding="utf-8") as file:
-        for item in _in_format(card, items):
+        for item in items:
             if isinstance(item, Lost):
                 lost[item.reason] = lost.get(item.reason, 0) + 1
                 file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
@@ -151,6 +155,22 @@ def _in_format(card: Card, items: Iterator[Item]) -> Iterator[Item]:
             got=f"{type(error).__name__}: {error}",
             do="Compare the files with the schema there; another release may differ.",
         ) from error
+
+
+def _checked(card: Card, media: Path, items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, where rows that break the manifest's contract are lost: one would make
+    the whole manifest unreadable."""
+    inside: dict[str, Path] = {}
+    for item in items:
+        if isinstance(item, dict):
+            if len(inside) > PATHS_KEPT:
+                inside.clear()
+            try:
+                checked_row(item["id"], item, media, card.modality, inside)
+            except ManifestError as error:
+                yield Lost(item["id"], f"no valid row: {error.expected}")
+                continue
+        yield item
 
 
 def _card_fields(
