@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from anymal_lib.errors import ManifestError
@@ -131,6 +132,16 @@ def _lines(file: Path) -> Iterator[str]:
         raise refusal(file, "JSON Lines in UTF-8", str(error)) from error
 
 
+def parquet_module(file: Path) -> ModuleType:
+    """`pyarrow.parquet`; `ManifestError` naming the file where it cannot be imported."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        do = "Install one that fits (pip install pyarrow), or use JSON Lines."
+        raise refusal(file, "pyarrow, for Parquet", str(error), do) from error
+    return pyarrow.parquet
+
+
 def open_parquet(file: Path) -> Any:
     """A `pyarrow.parquet.ParquetFile`, its footer read and nothing else.
 
@@ -138,12 +149,7 @@ def open_parquet(file: Path) -> Any:
         ManifestError: it is no Parquet file, or pyarrow is not there.
     """
     try:
-        import pyarrow.parquet
-    except ImportError as error:
-        do = "Install it (pip install pyarrow), or write the rows as JSON Lines."
-        raise refusal(file, "pyarrow, to read Parquet", str(error), do) from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
+        return parquet_module(file).ParquetFile(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
         raise refusal(file, "a Parquet file", str(error)) from error
 

@@ -112,6 +112,16 @@ def test_rows_read_back_are_those_of_json_lines(tmp_path):
     ]
 
 
+def test_without_pyarrow_a_conversion_stops_early_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_writer, "PARQUET_ABOVE", 1)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    writer = RowWriter(tmp_path)
+    writer.write(row(1))
+    with pytest.raises(ManifestError, match=r"train\.parquet.*pip install pyarrow"):
+        writer.write(row(2))
+
+
 @pytest.mark.parametrize(
     ("fields", "split", "says"),
     [

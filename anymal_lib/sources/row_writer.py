@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anymal_lib.assets import sha256_of
-from anymal_lib.rows import MODALITIES
+from anymal_lib.rows import MODALITIES, parquet_module
 
 PARQUET_ABOVE = 100_000  # rows
 GROUP_ROWS = 10_000  # of a row group: what a stream shuffles as one piece
@@ -31,12 +31,18 @@ class RowWriter:
         self._open: dict[str, IO[str]] = {}
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; it has a split."""
+        """Append one row; it has a split.
+
+        Raises:
+            ManifestError: there are enough for Parquet, but no pyarrow.
+        """
         split = row["split"]
         if split not in self._open:
             self._open[split] = self._partial(split).open("w", encoding="utf-8")
         self._open[split].write(json.dumps(row, ensure_ascii=False) + "\n")
         self.counts[split] = self.counts.get(split, 0) + 1
+        if self.counts[split] == PARQUET_ABOVE + 1:
+            parquet_module(self.folder / f"{split}.parquet")  # to fail now, not in hours
 
     def finish(self) -> list[dict[str, Any]]:
         """Put the files in place; returns path, SHA-256, bytes and rows of each, for the card."""
