@@ -158,6 +158,7 @@ def test_an_interrupted_conversion_leaves_no_card(tmp_path, monkeypatch):
     with pytest.raises(ManifestError, match=r"annotations\.json"):
         convert("okvqa", tmp_path / "okvqa", tmp_path / "to")
     assert not (tmp_path / "to" / "card.yaml").exists()
+    assert not list((tmp_path / "to").glob("*.partial-*"))
     with pytest.raises(ManifestError):
         load_manifest(tmp_path / "to" / "card.yaml")
 
@@ -214,6 +215,17 @@ def test_a_card_of_ones_own_may_use_a_reader(tmp_path):
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(fields | {"reader": "nothing"}))
     with pytest.raises(ManifestError, match=r"card\.yaml.*reader.*nothing"):
         convert(str(tmp_path / "card.yaml"), tmp_path / "okvqa", tmp_path / "to")
+
+
+def test_a_record_in_another_format_leaves_no_half_files(tmp_path):
+    folder = okvqa(tmp_path / "okvqa")
+    file = folder / "OpenEnded_mscoco_val2014_questions.json"
+    content = json.loads(file.read_text())
+    content["questions"].append({"id": 7})
+    file.write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match=r"okvqa.*formats/vqa\.py.*KeyError"):
+        convert("okvqa", folder, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
 
 
 def test_the_table_of_sources_tells_what_is_here(tmp_path, cache):

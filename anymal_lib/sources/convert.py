@@ -79,37 +79,54 @@ def convert(
     """
     card = load_card(name) if str(name).endswith(".yaml") else paper_card(name)
     reader = _reader(card)
-    target = Path(target_folder or converted_card(card.name).parent).expanduser().resolve()
     source = SourceFolder(source_folder, card)
+    target = _fresh_target(card, source, target_folder or converted_card(card.name).parent)
+    media = target if getattr(reader, "WRITES_MEDIA", False) else source.path
+    with RowWriter(target) as writer:
+        items = _checked(card, media, _in_format(card, reader.read(source, target)))
+        shards, lost = _write_items(items, writer, target)
+        report = _report(card, target, writer.counts, shards, lost)
+        counts = {key: value for key, value in asdict(report).items() if key != "card"}
+        _replace(target / "report.json", json.dumps(counts, indent=2) + "\n")
+        if not report.ok:
+            do = f"See {target / 'report.json'} for the reasons. {how_to_get(card)}"
+            raise refusal(source.path, "at least one usable record", f"{report.records} lost", do)
+        fields = _card_fields(card, source, writer.finish(), shards)
+    fields["media_folder"] = Path(os.path.relpath(media, target)).as_posix()
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    _replace(target / "card.yaml", text)
+    return report
+
+
+def _fresh_target(card: Card, source: SourceFolder, folder: str | Path) -> Path:
+    """The target folder, made, without the card of an earlier conversion."""
+    target = Path(folder).expanduser().resolve()
     if not source.path.is_dir():
         raise refusal(source.path, f"a folder with {card.name}", "no folder", how_to_get(card))
     if target.is_relative_to(source.path):  # or its files would pass for the source's own
         do = "Name another folder with --to."
         raise refusal(target, f"a folder outside {source.path}", "one inside", do)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "card.yaml").unlink(missing_ok=True)  # what follows belongs to a new one
-    writer = RowWriter(target)
-    media = target if getattr(reader, "WRITES_MEDIA", False) else source.path
-    items = _checked(card, media, _in_format(card, reader.read(source, target)))
-    shards, lost = _write_items(items, writer, target)
-    splits = dict(sorted(writer.counts.items()))
+    (target / "card.yaml").unlink(missing_ok=True)
+    return target
+
+
+def _report(
+    card: Card, target: Path, rows: dict[str, int], shards: list[Shard], lost: dict[str, int]
+) -> ConversionReport:
+    splits = dict(sorted(rows.items()))
     for shard in shards:
         splits[shard.split] = splits.get(shard.split, 0) + shard.rows
-    ok, missing = sum(splits.values()), sum(lost.values())
-    report = ConversionReport(
-        card.name, str(target / "card.yaml"), card.fields["paper_count"],
-        ok + missing, ok, splits, lost,
-    )  # fmt: skip
-    counts = {key: value for key, value in asdict(report).items() if key != "card"}
-    _replace(target / "report.json", json.dumps(counts, indent=2) + "\n")
-    if not ok:
-        do = f"See {target / 'report.json'} for the reasons. {how_to_get(card)}"
-        raise refusal(source.path, "at least one usable record", f"{missing} lost", do)
-    fields = _card_fields(card, source, writer.finish(), shards)
-    fields["media_folder"] = Path(os.path.relpath(media, target)).as_posix()
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
-    _replace(target / "card.yaml", text)
-    return report
+    ok = sum(splits.values())
+    return ConversionReport(
+        name=card.name,
+        card=str(target / "card.yaml"),
+        paper=card.fields.get("paper_count"),
+        records=ok + sum(lost.values()),
+        ok=ok,
+        splits=splits,
+        lost=lost,
+    )
 
 
 def _reader(card: Card) -> ModuleType:
@@ -130,16 +147,19 @@ def _write_items(
     shards: list[Shard] = []
     lost: dict[str, int] = {}
     partial = target / f"lost.jsonl.partial-{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as file:
-        for item in items:
-            if isinstance(item, Lost):
-                lost[item.reason] = lost.get(item.reason, 0) + 1
-                file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
-            elif isinstance(item, Shard):
-                shards.append(item)
-            else:
-                writer.write(item)
-    os.replace(partial, target / "lost.jsonl")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for item in items:
+                if isinstance(item, Lost):
+                    lost[item.reason] = lost.get(item.reason, 0) + 1
+                    file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
+                elif isinstance(item, Shard):
+                    shards.append(item)
+                else:
+                    writer.write(item)
+        os.replace(partial, target / "lost.jsonl")
+    finally:
+        partial.unlink(missing_ok=True)
     return shards, dict(sorted(lost.items()))
 
 

@@ -160,7 +160,7 @@ def how_to_get(card: Card) -> str:
     fields = card.fields
     sign = f"It needs an agreement: {fields['agreement']} " if fields.get("agreement") else ""
     return (
-        f"{sign}{fields['how_to_get']} Then run: python -m anymal_lib.sources.convert "
+        f"{sign}{fields.get('how_to_get', '')} Then run: python -m anymal_lib.sources.convert "
         f"{card.name} --from <that folder>".replace("\n", " ")
     )
 

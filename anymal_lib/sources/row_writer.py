@@ -23,12 +23,20 @@ _NUMBERS = ("start", "end", "rate")
 
 
 class RowWriter:
-    """Rows into ``<split>.jsonl`` or ``<split>.parquet`` of a folder."""
+    """Rows into ``<split>.jsonl`` or ``<split>.parquet`` of a folder; half files go at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.counts: dict[str, int] = {}
         self._open: dict[str, IO[str]] = {}
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for split, file in self._open.items():
+            file.close()
+            self._partial(split).unlink(missing_ok=True)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; it has a split.
