@@ -23,6 +23,7 @@ from anymal_lib.errors import AnyMALError, DataError
 from anymal_lib.machine import free_memory
 from anymal_lib.manifest import Row
 from anymal_lib.modalities import open_row
+from anymal_lib.seeds import epoch_order
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,25 @@ class Bank:
         if generator is not None:
             tensors = augmented(encoder, tensors, generator)
         return encode_aligned(encoder, tensors)
+
+    def drawn(self, seed: int, position: int) -> int:
+        """Which row is the `position`-th of a training run: each once an epoch, shuffled."""
+        return epoch_order(seed, len(self), position)
+
+    def identity(self) -> list[Any]:
+        """What a training run on this bank depends on, for its fingerprint."""
+        return [(row.id, row.text) for row in self.rows]
+
+    def require_captions(self) -> None:
+        """Raise `DataError` for a row of questions only, from which no caption can be learned."""
+        for row in self.rows:
+            if not row.text:
+                raise DataError(
+                    f"row {row.id!r}",
+                    expected="`text` with a caption, to align or to compare with",
+                    got="a question with answers only",
+                    do="Align on a manifest of captions; this one is for answering questions.",
+                )
 
     def report(self) -> dict[str, Any]:
         """Counts and names of skipped rows, for metrics.json."""
@@ -144,7 +164,7 @@ def build_bank(
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
     chunks = tqdm(
-        _decoded(encoder, rows, batch),
+        decoded(encoder, rows, batch),
         total=-(-len(rows) // batch),
         desc=title,
         unit="batch",
@@ -162,21 +182,29 @@ def build_bank(
             cache = needed < _MEMORY_SHARE * free_memory()
             if not cache:
                 log.info("%s: %.0f GB of features are computed at use.", title, needed / 1e9)
-    if len(skipped) > max(2, max_bad_share * len(rows)) or not good:
-        raise DataError(
-            title,
-            expected=f"at most {max_bad_share:.0%} of the rows unreadable",
-            got=f"{len(skipped)} of {len(rows)}; the first: {skipped[0].id}: {skipped[0].reason}"
-            if skipped
-            else "no rows at all",
-            do="Repair or remove the named rows, or raise max_bad_share in the profile.",
-        )
+    check_bad_share(title, skipped, len(rows), max_bad_share)
     for bad in skipped:
         log.warning("skipped %s: %s", bad.id, bad.reason)
     return Bank(good, tensors if cache else EncodedAtUse(encoder, good), skipped)
 
 
-def _decoded(
+def check_bad_share(
+    title: str, skipped: Sequence[Skipped], seen: int, max_bad_share: float
+) -> None:
+    """`DataError` when too many of the rows seen were bad, or there was none to begin with."""
+    if seen > len(skipped) <= max(2, max_bad_share * seen):
+        return
+    raise DataError(
+        title,
+        expected=f"at most {max_bad_share:.0%} of the rows unreadable",
+        got=f"{len(skipped)} of {seen}; the first: {skipped[0].id}: {skipped[0].reason}"
+        if skipped
+        else "no rows at all",
+        do="Repair or remove the named rows, or raise max_bad_share in the profile.",
+    )
+
+
+def decoded(
     encoder: Encoder, rows: Sequence[Row], batch: int
 ) -> Iterator[list[tuple[Row, Tensor | AnyMALError]]]:
     """Rows with what `prepare` made of them, batch by batch.

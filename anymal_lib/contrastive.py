@@ -76,6 +76,7 @@ def align_encoder(
         lr=spec.learning_rate,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
+    bank.require_captions()
     texts = _Texts(bank)
     average = deepcopy(encoder.trained_state())
     losses = []

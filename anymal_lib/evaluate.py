@@ -68,6 +68,7 @@ def evaluate_captions(
     controls: tuple[str, ...] = CONTROLS,
 ) -> CaptionReport:
     """Caption every row of `bank` greedily, with its input and under each control."""
+    bank.require_captions()
     clean = captions(model, modality, bank)
     said = {"clean": clean}
     for control in controls:

@@ -30,6 +30,8 @@ from anymal_lib.rows import (
 )
 from anymal_lib.splits import check_leaks, seeded_splits
 
+EVALUATE = "evaluate"  # a card's stage: a benchmark, on which nothing is trained
+
 
 @dataclass(frozen=True)
 class Card:
@@ -107,13 +109,13 @@ def load_manifest(path_to_card: str | Path, *, seed: int = 0) -> Manifest:
             are no error here: they are bad samples when they are read.
     """
     card = load_card(path_to_card)
-    folder = card.path.parent
+    folder, media = card.path.parent, media_folder(card)
     digest = hashlib.sha256(card.path.read_bytes())
     rows: list[Row] = []
     seen: dict[str, str] = {}
-    for file in _row_files(card):
+    for file in row_files(card):
         digest.update(f"\0{file.relative_to(folder).as_posix()}\0{sha256_of(file)}".encode())
-        for where, row in read_rows(file, folder, card.modality):
+        for where, row in read_rows(file, media, card.modality):
             if row.id in seen:
                 raise refusal(where, "an id of its own", f"{row.id!r}, the id of {seen[row.id]}")
             seen[row.id] = where
@@ -123,10 +125,24 @@ def load_manifest(path_to_card: str | Path, *, seed: int = 0) -> Manifest:
         rows = seeded_splits(rows, seed)
     elif without:
         raise refusal(card.path, "a split in every row or in none", f"row {without[0]!r} without")
-    if not any(row.split == "train" for row in rows):
-        raise refusal(card.path, "rows whose split is train", "an empty training split")
-    check_leaks(rows, card.path)
+    # Nothing is trained on a benchmark, and its official splits stay as they are.
+    if card.fields.get("stage") != EVALUATE:
+        if not any(row.split == "train" for row in rows):
+            raise refusal(card.path, "rows whose split is train", "an empty training split")
+        check_leaks(rows, card.path)
     return Manifest(card=card, rows=tuple(rows), checksum=digest.hexdigest())
+
+
+def media_folder(card: Card) -> Path:
+    """Where the rows' media paths start: the card's folder, or the ``media_folder`` it names.
+
+    Raises:
+        ManifestError: the field is no path.
+    """
+    name = card.fields.get("media_folder", ".")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise refusal(card.path, "a folder in `media_folder`", repr(name))
+    return (card.path.parent / name).resolve()
 
 
 def write_manifest(
@@ -166,14 +182,21 @@ def _replace(path: Path, data: bytes) -> None:
     os.replace(partial, path)
 
 
-def _row_files(card: Card) -> list[Path]:
-    """The card's row files, inside its folder, there, and with the checksums it lists."""
+def row_files(card: Card) -> list[Path]:
+    """The card's row files, inside its folder, there, and with the checksums it lists.
+
+    Raises:
+        ManifestError: naming what is missing or changed.
+    """
     folder, listed = card.path.parent, card.fields.get("files") or []
     if not isinstance(listed, list) or not all(isinstance(f, dict) and "path" in f for f in listed):
         raise refusal(card.path, "`files` as a list with a `path` each", repr(listed)[:80])
+    if card.fields.get("shards"):
+        do = "Read it with anymal_lib.stream.RowStream, which holds a few rows at a time."
+        raise refusal(card.path, "rows beside the card", "archives with rows inside", do)
     names = card.fields.get("rows")
     if names is None:
-        names = [f["path"] for f in listed if str(f["path"]).endswith(".jsonl")]
+        names = [f["path"] for f in listed if str(f["path"]).endswith((".jsonl", ".parquet"))]
         names = names or [
             p.name for p in sorted(folder.glob("*.jsonl")) if p.stem in (*ALIASES, "rows")
         ]

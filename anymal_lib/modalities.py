@@ -107,7 +107,7 @@ register(
     "image",
     Modality(
         Image,
-        open_row=lambda row: Image(row.path),
+        open_row=lambda row: Image(row.path if row.content is None else row.content),
         blank=lambda: Image(np.full((64, 64, 3), 128, dtype=np.uint8)),
         blank_means="a grey picture",
         encoder_spec=ImageEncoderSpec,

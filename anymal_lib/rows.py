@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from anymal_lib.errors import ManifestError
@@ -19,6 +20,8 @@ ALIASES = {
     "training": "train",
     "testing": "test",
 }
+PATHS_KEPT = 10_000  # resolved paths that are remembered at a time
+_BATCH_ROWS = 1_000
 SEE = "See the README's section on your own data for a card and a row that work."
 
 
@@ -28,13 +31,15 @@ class Row:
 
     Attributes:
         path: the media file, absolute; a URL stays a string.
-        text: one or several captions.
+        text: one or several captions; empty for a question with answers, which is evaluated on.
         facts: attribute name -> the words by which a caption states it.
         group: what splits must not share, for example the person.
+        options: what a multiple-choice question offers, in order; its answers are among them.
         start, end: seconds from the beginning of the file; None is the whole file.
         rate: samples per second, where the file does not say.
         gyro_unit: "rad/s" (what None means) or "deg/s", for motion.
         boxes, objects: as they stand in the row.
+        content: the media file's bytes, where the row comes out of a stream of archives.
     """
 
     id: str
@@ -46,6 +51,7 @@ class Row:
     group: str | None = None
     question: str | None = None
     answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
     rate: float | None = None
@@ -53,25 +59,32 @@ class Row:
     licence: str | None = None
     boxes: tuple[Any, ...] = ()
     objects: tuple[Any, ...] = ()
+    content: bytes | None = field(default=None, repr=False)
 
 
-def read_rows(file: Path, folder: Path, modality: str) -> Iterator[tuple[str, Row]]:
-    """Yield ("file, line n", row) for every row of a file.
+def read_rows(
+    file: Path, folder: Path, modality: str, *, group: int | None = None
+) -> Iterator[tuple[str, Row]]:
+    """Yield ("file, line n", row) for every row of a file, holding a few of them at a time.
 
     A row without a split takes it from a file named after one (``train.jsonl``), or has "".
 
     Args:
         file: JSON Lines, or Parquet by its suffix.
-        folder: the card's folder, resolved; media paths are relative to it and stay in it.
+        folder: where media paths start, resolved; they stay in it.
         modality: the card's; every row must have this one and no other.
+        group: of a Parquet file, this row group only.
 
     Raises:
         ManifestError: naming the file and the line.
     """
     file_split = ALIASES.get(file.stem.lower(), "")
     inside: dict[str, Path] = {}  # many rows share a file; resolving a path costs system calls
-    for where, fields in _parquet(file) if file.suffix == ".parquet" else _json_lines(file):
-        row = _row(where, fields, folder, modality, inside)
+    is_parquet = file.suffix == ".parquet"
+    for where, fields in _parquet(file, group) if is_parquet else _json_lines(file):
+        if len(inside) > PATHS_KEPT:
+            inside.clear()
+        row = checked_row(where, fields, folder, modality, inside)
         yield where, row if row.split else replace(row, split=file_split)
 
 
@@ -93,16 +106,11 @@ def inside_folder(folder: Path, name: str, where: Path | str) -> Path:
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file, line n", object) for the lines that are not blank; nulls are left out."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise refusal(file, "JSON Lines in UTF-8", str(error)) from error
-    if not text.strip():
-        raise refusal(file, "at least one row", "an empty file")
-    # Not splitlines(): it also cuts at characters that JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
+    empty = True
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
+        empty = False
         where = f"{file}, line {number}"
         try:
             fields = json.loads(line)
@@ -111,31 +119,69 @@ def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(fields, dict):
             raise refusal(where, "one JSON object", f"{line[:60]!r}")
         yield where, {key: value for key, value in fields.items() if value is not None}
+    if empty:
+        raise refusal(file, "at least one row", "an empty file")
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The same for Parquet, where a column without a value is a null."""
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        # Lines end at "\n" alone: JSON allows the other line separators inside a string.
+        with file.open(encoding="utf-8-sig", newline="\n") as lines:
+            yield from lines
+    except (OSError, ValueError) as error:
+        raise refusal(file, "JSON Lines in UTF-8", str(error)) from error
+
+
+def parquet_module(file: Path) -> ModuleType:
+    """`pyarrow.parquet`; `ManifestError` naming the file where it cannot be imported."""
     try:
         import pyarrow.parquet
     except ImportError as error:
-        do = "Install it (pip install pyarrow), or write the rows as JSON Lines."
-        raise refusal(file, "pyarrow, to read Parquet", "no such package", do) from error
+        do = "Install one that fits (pip install pyarrow), or use JSON Lines."
+        raise refusal(file, "pyarrow, for Parquet", str(error), do) from error
+    return pyarrow.parquet
+
+
+def open_parquet(file: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`, its footer read and nothing else.
+
+    Raises:
+        ManifestError: it is no Parquet file, or pyarrow is not there.
+    """
     try:
-        table = pyarrow.parquet.read_table(file).to_pylist()
+        return parquet_module(file).ParquetFile(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
         raise refusal(file, "a Parquet file", str(error)) from error
-    if not table:
-        raise refusal(file, "at least one row", "an empty file")
-    for number, fields in enumerate(table, start=1):
-        if isinstance(fields.get("facts"), dict):  # a struct has every key in every row
-            fields["facts"] = {k: v for k, v in fields["facts"].items() if v is not None}
-        yield f"{file}, row {number}", {k: v for k, v in fields.items() if v is not None}
 
 
-def _row(
+def _parquet(file: Path, group: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same for Parquet, where a column without a value is a null."""
+    with open_parquet(file) as table:
+        groups = range(table.num_row_groups) if group is None else range(group, group + 1)
+        number = sum(table.metadata.row_group(k).num_rows for k in range(groups.start))
+        if not table.metadata.num_rows:
+            raise refusal(file, "at least one row", "an empty file")
+        try:
+            for batch in table.iter_batches(_BATCH_ROWS, row_groups=list(groups)):
+                for fields in batch.to_pylist():
+                    number += 1
+                    if isinstance(fields.get("facts"), dict):  # a struct has every key everywhere
+                        facts = fields["facts"].items()
+                        fields["facts"] = {k: v for k, v in facts if v is not None}
+                    present = {k: v for k, v in fields.items() if v is not None}
+                    yield f"{file}, row {number}", present
+        except (OSError, ValueError) as error:
+            raise refusal(file, "a whole Parquet file", str(error)) from error
+
+
+def checked_row(
     where: str, fields: dict[str, Any], folder: Path, modality: str, inside: dict[str, Path]
 ) -> Row:
-    """Check one row. ``inside`` remembers paths that were resolved already."""
+    """Check the fields of one row; ``inside`` remembers paths that were resolved already.
+
+    Raises:
+        ManifestError: naming ``where``.
+    """
     found = [name for name in MODALITIES if name in fields]
     if found != [modality]:
         raise refusal(where, f"one modality, `{modality}` as in the card", f"{found or 'none'}")
@@ -144,9 +190,7 @@ def _row(
         raise refusal(where, f"a path or URL in `{modality}`", repr(name))
     if not re.match(r"https?://", name) and name not in inside:
         inside[name] = inside_folder(folder, name, where)
-    text = _strings(where, fields, "text")
-    if not text or not all(caption.strip() for caption in text):
-        raise refusal(where, "`text` with one or several captions", repr(fields.get("text"))[:80])
+    text, question, answers, options = _words_of(where, fields)
     start, end, rate = (_number(where, fields, key) for key in ("start", "end", "rate"))
     if end is not None and end <= (start or 0.0):
         raise refusal(where, "an `end` after the `start`", f"start {start}, end {end}")
@@ -160,8 +204,9 @@ def _row(
         text=text,
         facts=_facts(where, fields),
         group=_words(where, fields, "group"),
-        question=_words(where, fields, "question"),
-        answers=_strings(where, fields, "answers" if "answers" in fields else "answer"),
+        question=question,
+        answers=answers,
+        options=options,
         start=start,
         end=end,
         rate=rate,
@@ -170,6 +215,25 @@ def _row(
         boxes=_list(where, fields, "boxes"),
         objects=_list(where, fields, "objects"),
     )
+
+
+def _words_of(
+    where: str, fields: dict[str, Any]
+) -> tuple[tuple[str, ...], str | None, tuple[str, ...], tuple[str, ...]]:
+    """Captions, question, answers and options: captions, or a question with answers, or both."""
+    text = _strings(where, fields, "text")
+    question = _words(where, fields, "question")
+    answers = _strings(where, fields, "answers" if "answers" in fields else "answer")
+    options = _strings(where, fields, "options")
+    asked = question is not None and any(answer.strip() for answer in answers)
+    if (not text and not asked) or not all(caption.strip() for caption in text):
+        expected = "`text` with one or several captions, or a `question` with `answers`"
+        raise refusal(where, expected, repr(fields.get("text"))[:80])
+    if options and (len(set(options)) < 2 or not set(answers) <= set(options)):
+        raise refusal(
+            where, "two or more `options`, the answers among them", f"{options}, {answers}"[:80]
+        )
+    return text, question, answers, options
 
 
 def _missing(where: str, key: str) -> Any:

