@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anymal_lib.errors import ManifestError
-from anymal_lib.inputs import STANDARD_GRAVITY, open_row
+from anymal_lib.inputs import STANDARD_GRAVITY
 from anymal_lib.manifest import load_manifest
+from anymal_lib.modalities import open_row
 from anymal_lib.sources.convert import convert
 from anymal_lib.sources.formats.ego4d import caption
 from anymal_lib.sources.motion_windows import (

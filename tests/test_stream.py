@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anymal_lib.errors import InputError, ManifestError
-from anymal_lib.inputs import Image, open_row
+from anymal_lib.inputs import Image
 from anymal_lib.manifest import load_card, load_manifest, write_manifest
+from anymal_lib.modalities import open_row
 from anymal_lib.sources import row_writer
 from anymal_lib.sources.convert import convert
 from anymal_lib.sources.row_writer import RowWriter

@@ -17,7 +17,8 @@ import numpy as np
 
 from anymal_lib.doctor.pictures import require_images
 from anymal_lib.errors import DataError, InputError
-from anymal_lib.inputs import Image, open_row
+from anymal_lib.inputs import Image
+from anymal_lib.modalities import open_row
 from anymal_lib.rows import SPLITS, Row
 
 _BLOCK_CELLS = 2**23  # distances held at once: 32 MB
