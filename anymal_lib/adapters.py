@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.encoders.base import Features
+from anymal_lib.positions import smooth_curve
 from anymal_lib.specs import AdapterSpec
 
 # Modality tokens start this many times larger than token embeddings (ours, chosen together with
@@ -61,8 +62,8 @@ class PerceiverResampler(nn.Module):
 
     Used for images and video. Reads the encoder's *sequence* (b, n, d) under its mask and returns
     (b, q, w) on the scale of the LLM's token embeddings (`out_rms`). For a clip, `grid` tells its
-    frames and patches, n = frames * patches: each gets a learned position in time and in space,
-    because attention alone does not know what came first.
+    frames and the rows and columns of patches within each: they get learned positions, because
+    attention alone does not know what came first.
     """
 
     def __init__(
@@ -71,10 +72,10 @@ class PerceiverResampler(nn.Module):
         features: int,
         llm_width: int,
         out_rms: float,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.positions = None if grid is None else ClipPositions(*grid, spec.width)
+        self.positions = None if grid is None else ClipPositions(grid, spec.width)
         self.latents = nn.Parameter(torch.randn(spec.tokens, spec.width))
         self.project_in = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, spec.width))
         self.layers = nn.ModuleList(
@@ -96,16 +97,21 @@ class PerceiverResampler(nn.Module):
 
 
 class ClipPositions(nn.Module):
-    """Learned positions of a clip's frames and of the patches within a frame, added to them."""
+    """Learned positions of a clip's frames and of the rows and columns of patches within them.
 
-    def __init__(self, frames: int, patches: int, width: int) -> None:
+    They start as smooth random curves, so that neighbours are alike and what moves in one
+    direction looks alike wherever it is (ours).
+    """
+
+    def __init__(self, grid: tuple[int, int, int], width: int) -> None:
         super().__init__()
-        self.time = nn.Parameter(torch.randn(frames, 1, width))
-        self.space = nn.Parameter(torch.randn(patches, width))
+        frames, rows, columns = (nn.Parameter(smooth_curve(n, width)) for n in grid)
+        self.frames, self.rows, self.columns = frames, rows, columns
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """(b, frames * patches, r), frame by frame -> the same, positions added."""
-        return sequence + (self.time + self.space).flatten(0, 1)
+        """(b, frames * rows * columns, r), frame by frame and row by row -> positions added."""
+        places = self.frames[:, None, None] + self.rows[:, None] + self.columns  # (f, h, v, r)
+        return sequence + places.flatten(0, 2)
 
 
 class LinearProjection(nn.Module):
@@ -141,7 +147,7 @@ def build_adapter(
     pooled_width: int,
     llm_width: int,
     out_rms: float,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, int, int] | None = None,
 ) -> nn.Module:
     """The adapter that `spec` describes, in fp32, between an encoder and an LLM."""
     if spec.kind == "resampler":

@@ -100,12 +100,14 @@ MINI = Profile(
         "audio": ModalitySpec(
             encoder=AudioEncoderSpec(
                 text_asset=MINILM_L6,
-                align=TrainSpec(batch=64, learning_rate=2e-3, steps=250, weight_decay=0.05),
+                align=TrainSpec(batch=64, learning_rate=1e-3, steps=400, weight_decay=0.05),
                 rate=32_000,  # the clips' own
                 seconds=2.5,
-                hop=320,
+                hop=640,
+                mel_bins=32,
+                mel_range=(50, 6_000),
                 floor=-60.0,
-                spectrogram=128,
+                spectrogram=64,
                 width=32,
                 depths=(2, 2, 2, 2),
                 heads=(2, 4, 8, 16),
@@ -123,7 +125,7 @@ MINI = Profile(
                 align=TrainSpec(batch=128, learning_rate=3e-3, steps=150),
             ),
             adapter=AdapterSpec(kind="resampler", tokens=8, layers=2, width=384, heads=6),
-            align=TrainSpec(batch=16, learning_rate=2e-3, steps=200),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=240),
             manifest="moving-shapes",
             instructions=VIDEO_INSTRUCTIONS,
         ),

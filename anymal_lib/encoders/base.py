@@ -67,7 +67,7 @@ class Encoder(nn.Module):
     pooled_width: int  # e
     text_aligned: bool = True
     augments: bool = False  # whether `augment` does anything
-    grid: tuple[int, int] | None = None  # frames and patches of a clip's sequence, in this order
+    grid: tuple[int, int, int] | None = None  # frames, rows, columns of a clip's sequence
 
     @abstractmethod
     def prepare(self, item: Any) -> Tensor:

@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from anymal_lib.errors import AssetError
+from anymal_lib.positions import smooth_curve
 from anymal_lib.specs import AudioEncoderSpec
 
 _PRIVATE = "anymal_lib_clap_modules"
-_POSITION_STD = 0.3
+_POSITION_SCALE = 0.3  # of positions beside the patches they are added to (ours)
 
 
 def _architecture() -> Any:
@@ -74,9 +75,7 @@ class Htsat(nn.Module):
             fusion_type="aff_2d" if fusion else "None",
         )
         if spec.positions:
-            # Positions start as large as what they are added to: a small tower that trains for
-            # minutes does not find out from zero which notes are high and which come first.
-            nn.init.normal_(self.tower.absolute_pos_embed, std=_POSITION_STD)
+            self.tower.absolute_pos_embed.data.copy_(_folded_positions(self.tower)[None])
         self.width: int = self.tower.num_features
         # A frame of the last stage stands for this many after laion-clap's repetition.
         self._repeated = 8 * self.tower.patch_stride[1]
@@ -96,3 +95,16 @@ class Htsat(nn.Module):
         index = [] if longer is None else longer.nonzero().flatten()
         out = tower.forward_features(square, longer_idx=index)
         return out["fine_grained_embedding"][:, :: self._repeated], out["embedding"]
+
+
+def _folded_positions(tower: Any) -> Tensor:
+    """Smooth positions in pitch and time for the patches of a folded spectrogram: (patches, d).
+
+    HTSAT cuts a spectrogram along time and lays the pieces below each other, so that it becomes a
+    square: a row of patches is a piece's number and a pitch, a column a time within the piece.
+    """
+    rows, columns = tower.patches_resolution
+    pieces = tower.freq_ratio
+    pitch = smooth_curve(rows // pieces, tower.embed_dim)  # (rows / pieces, d)
+    time = smooth_curve(pieces * columns, tower.embed_dim).unflatten(0, (pieces, 1, columns))
+    return _POSITION_SCALE * (pitch[None, :, None] + time).flatten(0, 2)

@@ -5,6 +5,7 @@ Shape letters: b batch, f frames, n patches of a frame, d encoder width, e embed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,9 @@ class FramesEncoder(Encoder):
         self.text_aligned = image.text_aligned
         grey = Image(np.full((64, 64, 3), 128, dtype=np.uint8))
         blank = image.frozen(image.prepare(grey)[None])
-        self.grid = (frames, image.aligned(blank).sequence.shape[1])
+        patches = image.aligned(blank).sequence.shape[1]
+        side = math.isqrt(patches)  # images enter as squares; a trunk may still give a list
+        self.grid = (frames, side, side) if side * side == patches else (frames, 1, patches)
 
     def prepare(self, item: Video) -> Tensor:
         """One clip -> normalised pixels of its frames, (f, 3, size, size)."""
