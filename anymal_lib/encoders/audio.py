@@ -30,6 +30,9 @@ from anymal_lib.machine import fast_bf16
 
 MIN_SECONDS = 0.1
 
+# Fourier and mel matrices, megabytes that follow from the spec.
+_CONSTANT = ("tower.tower.spectrogram_extractor.", "tower.tower.logmel_extractor.")
+
 # Augmentation (ours): how loud, and when in the clip; a little noise.
 _GAIN_DB, _SHIFT_S, _NOISE_DB = 3.0, 0.12, 2.0
 
@@ -135,14 +138,17 @@ class ClapAudioEncoder(Encoder):
         return self.text(texts)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The whole tower where it was trained here."""
+        """The tower and its projection where they were trained here."""
         if not self.learns:
             return {}
-        state = self.state_dict()
-        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if tensor.is_floating_point() and not name.startswith(_CONSTANT)
+        }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Put the weights back; counters of batches, which nothing reads, stay as they are."""
+        """Put the weights back; constants and counters, which nothing reads, stay as they are."""
         missing, unknown = self.load_state_dict(state, strict=False)
         wanted = set(missing) & set(self.trained_state())
         if wanted or unknown:

@@ -40,7 +40,7 @@ def fused_spectrogram(spec: AudioEncoderSpec, samples: np.ndarray, length: int) 
     last = len(whole) - clip  # the last place where a chunk can begin
     starts = [last * third // 6 for third in (1, 3, 5)]
     shrunk = F.interpolate(
-        whole[None, None], size=(clip, spec.mel_bins), mode="bilinear", antialias=True
+        whole[None, None], size=(clip, spec.mel_bins), mode="bilinear"
     )
     return torch.stack([shrunk[0, 0], *(whole[start : start + clip] for start in starts)])
 
