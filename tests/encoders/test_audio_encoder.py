@@ -276,7 +276,5 @@ print(sorted(name for name in sys.modules if name.split(".")[0] == "laion_clap")
 
 def test_neither_the_package_of_laion_clap_nor_the_network_is_touched():
     root = Path(__file__).resolve().parents[2]
-    run = subprocess.run(
-        [sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=root
-    )
+    run = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=root)
     assert run.stdout.split() == ["light", "[]"], run.stderr[-2000:]
