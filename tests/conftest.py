@@ -205,8 +205,7 @@ def own_encoder(tiny_encoders):
 
     def get(modality):
         encoder = tiny_encoders[modality]
-        text = encoder.image.text if modality == "video" else encoder.text
-        return deepcopy(encoder, {id(text): text})
+        return deepcopy(encoder, {id(encoder.text): encoder.text})
 
     return get
 
@@ -367,15 +366,24 @@ def bank_of(tiny_encoders):
     return get
 
 
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch, tiny_encoders):
-    """A cache of the test's own; wheels and the rebuilt LLM are links into the user's.
-
-    `tiny_encoders` has filled the user's.
-    """
-    user, own = cache_dir(), tmp_path / "cache"
+def use_own_cache(folder, monkeypatch):
+    """A cache of a test's own; wheels and the rebuilt LLM are links into the user's."""
+    user, own = cache_dir(), folder / "cache"
     own.mkdir()
     for name in ("wheels", "llm"):
         (own / name).symlink_to(user / name, target_is_directory=True)
     monkeypatch.setenv("ANYMAL_CACHE", str(own))
     return own
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch, tiny_encoders):
+    """A cache of the test's own (`tiny_encoders` has filled the user's)."""
+    return use_own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory, tiny_encoders):
+    """A cache of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield use_own_cache(tmp_path_factory.mktemp("module"), patch)

@@ -9,7 +9,6 @@ Shape letters: b batch, s samples, t spectra, m mel bins, n frames, d tower widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +131,6 @@ class ClapAudioEncoder(Encoder):
         index = (torch.arange(t) - shift) % t  # (b, t)
         moved = intermediate[torch.arange(b)[:, None], 0, index][:, None]
         return (moved + gain + noise).clamp_min(self.spec.floor)
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length."""
-        return self.text(texts)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tower and its projection where they were trained here."""
