@@ -19,7 +19,7 @@ ALIASES = {
     "training": "train",
     "testing": "test",
 }
-SEE = "See the README's section on your own data for a card and a row that work."
+SEE = "See docs/data.md for a card and a row that work."
 
 
 @dataclass(frozen=True)
