@@ -185,7 +185,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(train, tmp_path, bits):
         theirs = many["model"].adapters.state_dict()
         for name, tensor in one["model"].adapters.state_dict().items():
             # Where a gradient is hardly more than rounding, AdamW makes a whole step of it.
-            assert (tensor - theirs[name]).norm() < 1e-4 * tensor.norm(), name
+            assert (tensor - theirs[name]).norm() <= 1e-4 * tensor.norm(), name
 
 
 @pytest.mark.parametrize("micro_batch", [8, 32, 3])
