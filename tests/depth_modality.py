@@ -20,18 +20,16 @@ class Depth:
 @dataclass(frozen=True)
 class DepthSpec:
     align: TrainSpec
-    width: int = 32
 
 
 class DepthEncoder(LearnedEncoder):
-    modality = "depth"
+    modality, sequence_width = "depth", 32
 
     def __init__(self, spec: DepthSpec) -> None:
         super().__init__()
         self.text, self.pooled_width = sentence_tower(fetch(MINILM_L6))
-        self.sequence_width = spec.width
-        self.patches = nn.Sequential(nn.Conv2d(1, spec.width, 8, stride=8), nn.GELU())
-        self.head = nn.Linear(64 * spec.width, self.pooled_width)
+        self.patches = nn.Sequential(nn.Conv2d(1, 32, 8, stride=8), nn.GELU())
+        self.head = nn.Linear(64 * 32, self.pooled_width)
 
     def prepare(self, item: Depth) -> Tensor:
         try:
