@@ -1,6 +1,6 @@
 # Linux x86-64 with Python 3.11 or 3.12. Every target makes the environment first if need be.
 .DEFAULT_GOAL := help
-.PHONY: help env run bench test lint lock lab notebooks-check clean reference
+.PHONY: help env run bench test test-slow lint lock lab notebooks-check clean reference
 
 BIN := .venv/bin
 # Notebooks run in this environment's kernel, even where another user owns the folder.
@@ -22,8 +22,11 @@ run: .venv/.ready  ## run notebooks 01 to 07 on the mini profile, results in out
 bench: .venv/.ready  ## measure the training step beside other recipes (notebook 11)
 	@$(BIN)/python -m anymal_lib.chain --only 11
 
-test: .venv/.ready  ## run the tests
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: .venv/.ready  ## run the tests, two files at a time
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: .venv/.ready  ## run the tests that take minutes: 200,000 rows in flat memory
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: notebooks-check  ## check style and format
 	@$(BIN)/ruff check .

@@ -22,7 +22,7 @@ ALIASES = {
 }
 PATHS_KEPT = 10_000  # resolved paths that are remembered at a time
 _BATCH_ROWS = 1_000
-SEE = "See the README's section on your own data for a card and a row that work."
+SEE = "See docs/data.md for a card and a row that work."
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a model hub
 
+import random
 from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 
 from anymal_lib.assets import cache_dir
@@ -23,13 +25,15 @@ from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest, write_manifest
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
+from anymal_lib.sources import moving_shapes
 from anymal_lib.specs import (
     AdapterSpec,
+    AudioEncoderSpec,
     ImageEncoderSpec,
     ImuEncoderSpec,
-    ModalitySpec,
     Profile,
     TrainSpec,
+    VideoEncoderSpec,
 )
 
 torch.set_num_threads(1)
@@ -148,38 +152,53 @@ def own_loss():
 def tiny_profile(tiny_folder):
     """The mini profile's kinds of encoders and adapters, much smaller."""
     mini = load_profile("mini")
-    image, imu = (mini.modality(name).encoder for name in ("image", "imu"))
+    assets = mini.modality("image").encoder
     train = TrainSpec(batch=8, learning_rate=3e-3, steps=12, checkpoint_every=4)
+    image = ImageEncoderSpec(
+        trunk_asset=assets.trunk_asset,
+        text_asset=assets.text_asset,
+        image_size=64,
+        align=replace(train, steps=3),
+    )
+    resampler = AdapterSpec(kind="resampler", tokens=4, layers=2, width=64, heads=4)
+    linear = AdapterSpec(kind="linear", tokens=3)
+    parts = {
+        "image": (image, resampler),
+        "imu": (
+            ImuEncoderSpec(align=image.align, rate=50.0, width=16, text_asset=image.text_asset),
+            linear,
+        ),
+        "audio": (tiny_audio(image), linear),
+        "video": (VideoEncoderSpec(frames=2, image=image, align=image.align), resampler),
+    }
+    modalities = {
+        name: replace(
+            mini.modality(name), encoder=encoder, adapter=adapter, align=train, max_new_tokens=6
+        )
+        for name, (encoder, adapter) in parts.items()
+    }
     return Profile(
-        name="tiny",
-        llm=str(tiny_folder),
-        bits=32,
-        encode_batch=16,
-        modalities={
-            "image": ModalitySpec(
-                encoder=ImageEncoderSpec(
-                    trunk_asset=image.trunk_asset,
-                    text_asset=image.text_asset,
-                    image_size=64,
-                    align=replace(train, steps=3),
-                ),
-                adapter=AdapterSpec(kind="resampler", tokens=4, layers=2, width=64, heads=4),
-                align=train,
-                manifest="easy-vqa",
-                instructions=mini.modality("image").instructions,
-                max_new_tokens=6,
-            ),
-            "imu": ModalitySpec(
-                encoder=ImuEncoderSpec(
-                    align=replace(train, steps=3), rate=50.0, width=16, text_asset=imu.text_asset
-                ),
-                adapter=AdapterSpec(kind="linear", tokens=3),
-                align=train,
-                manifest="shoulder-imu",
-                instructions=mini.modality("imu").instructions,
-                max_new_tokens=6,
-            ),
-        },
+        name="tiny", llm=str(tiny_folder), bits=32, encode_batch=16, modalities=modalities
+    )
+
+
+def tiny_audio(image):
+    """An HTSAT of two stages on one second at 16 kHz, with the text tower of an image encoder."""
+    return AudioEncoderSpec(
+        text_asset=image.text_asset,
+        align=image.align,
+        rate=16_000,
+        seconds=1.0,
+        window=512,
+        hop=160,
+        mel_bins=32,
+        mel_range=(50, 7_000),
+        floor=-60.0,
+        spectrogram=64,
+        width=16,
+        depths=(1, 1),
+        heads=(1, 2),
+        positions=True,
     )
 
 
@@ -194,13 +213,24 @@ def tiny_encoders(tiny_profile):
 
 
 @pytest.fixture(scope="session")
-def new_model(tiny_llm, tiny_profile, tiny_encoders):
+def own_encoder(tiny_encoders):
+    """Function: the test's own copy of a tiny encoder; nothing changes its text tower: shared."""
+
+    def get(modality):
+        encoder = tiny_encoders[modality]
+        return deepcopy(encoder, {id(encoder.text): encoder.text})
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def new_model(tiny_llm, tiny_profile, own_encoder):
     """Function: a tiny model with fresh adapters; model and encoders are the test's own."""
 
     def build(bits=32, seed=0, **changes):
         model = AnyMAL(tiny_llm(bits), replace(tiny_profile, **changes))
         for name in model.profile.modalities:
-            model.add(name, deepcopy(tiny_encoders[name]), seed)
+            model.add(name, own_encoder(name), seed)
         return model
 
     return build
@@ -273,6 +303,63 @@ def imu_card_100(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def audio_card(tmp_path_factory):
+    """Low and high tones, swelling or fading, of about a second: each of its own pitch."""
+    folder = tmp_path_factory.mktemp("tones")
+    draw = np.random.default_rng(0)
+    rows = []
+    for k in range(24):
+        pitch, course = ("low", "high")[k % 2], ("swelling", "fading")[k // 2 % 2]
+        rate = (16_000, 22_050)[k // 4 % 2]
+        time = np.arange(round(draw.uniform(0.6, 1.2) * rate)) / rate
+        hertz = {"low": 250, "high": 1500}[pitch] * draw.uniform(0.9, 1.1)
+        loud = np.linspace(*((0.02, 0.5) if course == "swelling" else (0.5, 0.02)), len(time))
+        sound = loud * np.sin(2 * np.pi * hertz * time) + draw.normal(0, 0.002, len(time))
+        soundfile.write(folder / f"{k}.wav", sound, rate)
+        rows.append(
+            {
+                "id": f"tone-{k}",
+                "split": "train" if k < 16 else "test",
+                "audio": f"{k}.wav",
+                "text": [f"a {pitch} tone, {course}", f"one hears a {course} {pitch} tone"],
+                "facts": {"pitch": pitch, "course": course},
+            }
+        )
+    return write_manifest(folder, {"name": "tones", "modality": "audio"}, rows)
+
+
+@pytest.fixture(scope="session")
+def video_card(tmp_path_factory):
+    """Red and blue rectangles that move left or right, as MP4."""
+    folder = tmp_path_factory.mktemp("moves")
+    rows = []
+    for k in range(24):
+        colour, direction = ("red", "blue")[k % 2], ("left", "right")[k // 2 % 2]
+        facts = {"colour": colour, "shape": "rectangle", "direction": direction}
+        frames = moving_shapes.draw_clip(facts, random.Random(k))
+        moving_shapes.write_clip(folder / f"{k}.mp4", frames)
+        rows.append(
+            {
+                "id": f"move-{k}",
+                "split": "train" if k < 16 else "test",
+                "video": f"{k}.mp4",
+                "text": [
+                    f"a {colour} box moves {direction}",
+                    f"to the {direction}: a {colour} box",
+                ],
+                "facts": {"colour": colour, "direction": direction},
+            }
+        )
+    return write_manifest(folder, {"name": "moves", "modality": "video"}, rows)
+
+
+@pytest.fixture(scope="session")
+def card_of(image_card, imu_card, audio_card, video_card):
+    """Modality -> its small manifest."""
+    return {"image": image_card, "imu": imu_card, "audio": audio_card, "video": video_card}
+
+
+@pytest.fixture(scope="session")
 def bank_of(tiny_encoders):
     """Function: the bank of one split of a card, encoded by the tiny encoders."""
     known = {}
@@ -292,15 +379,24 @@ def bank_of(tiny_encoders):
     return get
 
 
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch, tiny_encoders):
-    """A cache of the test's own; wheels and the rebuilt LLM are links into the user's.
-
-    `tiny_encoders` has filled the user's.
-    """
-    user, own = cache_dir(), tmp_path / "cache"
+def use_own_cache(folder, monkeypatch):
+    """A cache of a test's own; wheels and the rebuilt LLM are links into the user's."""
+    user, own = cache_dir(), folder / "cache"
     own.mkdir()
     for name in ("wheels", "llm"):
         (own / name).symlink_to(user / name, target_is_directory=True)
     monkeypatch.setenv("ANYMAL_CACHE", str(own))
     return own
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch, tiny_encoders):
+    """A cache of the test's own (`tiny_encoders` has filled the user's)."""
+    return use_own_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory, tiny_encoders):
+    """A cache of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield use_own_cache(tmp_path_factory.mktemp("module"), patch)

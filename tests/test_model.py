@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from anymal_lib import AnyMAL
 from anymal_lib.errors import AnyMALError, AssetError, InputError
-from anymal_lib.inputs import Image, Imu
+from anymal_lib.inputs import Audio, Image, Imu, Video
 from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest
 from anymal_lib.prompt import render
@@ -34,8 +34,17 @@ def motion(seed, seconds=2.0, rate=50):
     return Imu(samples.astype(np.float32), rate=rate)
 
 
+def tone(hertz, seconds=0.7, rate=16_000):
+    time = np.arange(round(seconds * rate)) / rate
+    return Audio((0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), rate=rate)
+
+
+def clip(seed, frames=3):
+    return Video([picture(seed + k).load() for k in range(frames)])
+
+
 def mixed_prompts():
-    """Prompts of many lengths: texts, images, motions, both, items alone, items first."""
+    """Prompts of many lengths: texts, items of every modality, several, alone, first."""
     return [
         ["Who are you?"],
         ["What is it? ", picture(0)],
@@ -49,6 +58,10 @@ def mixed_prompts():
         ["Tell me a long story about ", picture(10), picture(11), ", please."],
         ["Hi"],
         ["What is it? ", picture(12)],
+        ["Describe the sound. ", tone(300)],
+        ["Which is higher, ", tone(2000, 1.8, 44_100), " or ", tone(500), "?"],
+        [clip(13), " shows what ", tone(4000), " plays and ", motion(14), " feels."],
+        [clip(20, 1)],
     ]
 
 
@@ -63,7 +76,7 @@ def one_by_one(model):
 
 
 def test_answers_differ_so_that_equality_says_something(one_by_one):
-    assert len(set(one_by_one)) >= 10
+    assert len(set(one_by_one)) >= 13
     assert all(isinstance(answer, str) and answer for answer in one_by_one)
 
 
@@ -178,12 +191,14 @@ def test_the_input_decides_the_answer(model):
 
 
 def test_encode_keeps_the_order_of_mixed_items(model):
-    items = [motion(0), picture(1), motion(2, 3.0), picture(3), motion(0)]
+    items = [motion(0), picture(1), tone(200), motion(2, 3.0), clip(4), picture(3), tone(900)]
+    items += [clip(5), motion(0)]
     together = model.encode(items)
-    assert [tuple(span.shape) for span in together] == [(n, 64) for n in (3, 4, 3, 4, 3)]
+    sizes = (3, 4, 3, 3, 4, 4, 3, 4, 3)
+    assert [tuple(span.shape) for span in together] == [(n, 64) for n in sizes]
     for item, span in zip(items, together, strict=True):
         torch.testing.assert_close(span, model.encode([item])[0], rtol=1e-5, atol=1e-6)
-    assert torch.equal(together[0], together[4])
+    assert torch.equal(together[0], together[-1])
     assert model.encode([]) == []
 
 
@@ -231,6 +246,11 @@ def test_an_item_that_cannot_be_read_is_refused_by_name(model, tmp_path):
         model.generate(["What is it? ", Image(tmp_path / "gone.png")])
     with pytest.raises(InputError, match="1"):
         model.generate(["What? ", motion(0, seconds=0.5)])
+    with pytest.raises(InputError, match=r"0\.1 s"):
+        model.generate(["What? ", tone(440, seconds=0.05)])
+    (tmp_path / "cut.mp4").write_bytes(b"no film")
+    with pytest.raises(InputError, match=r"cut\.mp4"):
+        model.generate(["What? ", Video(tmp_path / "cut.mp4")])
 
 
 # Saved models ------------------------------------------------------------------------------------
@@ -253,21 +273,23 @@ def copy(saved, tmp_path):
 
 READ_AND_SAY = """
 import json, sys
-from anymal_lib import AnyMAL, Image, Imu
+from anymal_lib import AnyMAL, Audio, Image, Imu, Video
 model = AnyMAL.from_pretrained(sys.argv[1])
-image, imu = sys.argv[2:]
-prompts = [["See: ", Image(image)], ["Feel: ", Imu(imu)], [Image(image), " or ", Imu(imu)]]
+items = [kind(path) for kind, path in zip((Image, Imu, Audio, Video), sys.argv[2:])]
+prompts = [["What? ", item] for item in items] + [[items[0], " or ", items[2]]]
 print("ANSWER" + json.dumps(model.generate(prompts, max_new_tokens=8)))
 """
 
 
-def test_a_saved_model_says_the_same_in_a_new_process(saved, image_card, imu_card):
+def test_a_saved_model_says_the_same_in_a_new_process(saved, card_of):
     model, folder = saved
-    image, imu = (str(load_manifest(card).rows[0].path) for card in (image_card, imu_card))
-    prompts = [["See: ", Image(image)], ["Feel: ", Imu(imu)], [Image(image), " or ", Imu(imu)]]
+    names = ("image", "imu", "audio", "video")
+    paths = [str(load_manifest(card_of[name]).rows[0].path) for name in names]
+    items = [kind(path) for kind, path in zip((Image, Imu, Audio, Video), paths, strict=True)]
+    prompts = [["What? ", item] for item in items] + [[items[0], " or ", items[2]]]
     here = model.generate(prompts, max_new_tokens=8)
     run = subprocess.run(
-        [sys.executable, "-c", READ_AND_SAY, str(folder), image, imu],
+        [sys.executable, "-c", READ_AND_SAY, str(folder), *paths],
         capture_output=True,
         text=True,
         cwd=Path(__file__).resolve().parents[1],
@@ -275,18 +297,17 @@ def test_a_saved_model_says_the_same_in_a_new_process(saved, image_card, imu_car
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert json.loads(run.stdout.split("ANSWER")[1]) == here
-    assert len(set(here)) == 3
+    assert len(set(here)) == 5
 
 
 def test_a_saved_model_holds_what_was_trained_and_nothing_of_the_llm(saved):
     model, folder = saved
     assert {path.name for path in folder.iterdir()} == {
         "anymal.json",
-        "image.adapter.safetensors",
-        "image.encoder.safetensors",
-        "imu.adapter.safetensors",
-        "imu.encoder.safetensors",
+        *(f"{name}.adapter.safetensors" for name in model.adapters),
+        *(f"{name}.encoder.safetensors" for name in model.adapters),
     }
+    assert set(model.adapters) == {"image", "imu", "audio", "video"}
     for name, adapter in model.adapters.items():
         with safe_open(folder / f"{name}.adapter.safetensors", "pt") as file:
             assert set(file.keys()) == set(adapter.state_dict())
@@ -295,7 +316,7 @@ def test_a_saved_model_holds_what_was_trained_and_nothing_of_the_llm(saved):
     trained = [*model.adapters.state_dict().values()]
     trained += [t for e in model.encoders.values() for t in e.trained_state().values()]
     total = sum(path.stat().st_size for path in folder.iterdir())
-    assert total < 4 * sum(t.numel() for t in trained) + 40_000
+    assert total < 4 * sum(t.numel() for t in trained) + 60_000
     config = json.loads((folder / "anymal.json").read_text())
     assert config["base_model"] == {
         "source": model.llm.identity.source,
@@ -379,8 +400,16 @@ def other_shapes(path):
     save_file({name: torch.zeros(2, 2, 2, 2) for name in load_file(path)}, path)
 
 
-@pytest.mark.parametrize("damage", [gone, cut, noise, empty, other_tensors, other_shapes])
-@pytest.mark.parametrize("name", ["image.adapter", "imu.adapter", "image.encoder", "imu.encoder"])
+DAMAGES = [gone, cut, noise, empty, other_tensors, other_shapes]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in ("image.adapter", "audio.encoder") for damage in DAMAGES),
+        *((name, other_shapes) for name in ("audio.adapter", "imu.encoder", "video.adapter")),
+    ],
+)
 def test_damaged_tensors_are_refused_by_file(copy, name, damage):
     damage(copy / f"{name}.safetensors")
     with pytest.raises(AnyMALError, match=rf"{name}\.safetensors' in 'copied-model'"):

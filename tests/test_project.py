@@ -33,7 +33,12 @@ NOT_IMPORTED = {
     "jupyterlab",
     "aiohttp",
 }
-PACKAGES = {"PIL": "pillow", "open_clip": "open_clip_torch", "yaml": "PyYAML"}  # by module
+PACKAGES = {  # by module
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "open_clip": "open_clip_torch",
+    "yaml": "PyYAML",
+}
 
 
 @pytest.mark.parametrize("text", DEPENDENCIES)

@@ -10,6 +10,7 @@ import pytest
 from anymal_lib.config import PROFILES, load_profile
 from anymal_lib.errors import AnyMALError, ConfigError
 from anymal_lib.manifest import load_manifest
+from anymal_lib.modalities import MODALITIES
 from anymal_lib.runs import PARAMETERS, ROOT, from_root, plain, start, write_text
 from anymal_lib.specs import from_plain, to_plain
 from anymal_lib.stages import open_manifest
@@ -40,7 +41,7 @@ def test_nothing_given_follows_the_profile(begin, tmp_path):
     assert (run.profile, run.seed, run.manifest) == (load_profile("mini"), 0, None)
     assert run.output == tmp_path / "03_align_imu" and run.output.is_dir()
     assert set(run.asked) == {"OUTPUT_DIR"}
-    for modality in ("image", "imu"):
+    for modality in MODALITIES:
         assert run.for_modality(modality) == load_profile("mini")
 
 
@@ -70,6 +71,8 @@ def test_every_spelling_of_nothing(begin, nothing):
         ("COMPARE_BITS", "false", False),
         ("COMPARE_BITS", "True", True),
         ("COMPARE_BITS", True, True),
+        ("COMPARE_BANK", "false", False),
+        ("FRAMES", "8", 8),
         ("FOLD", "3", 3),
         ("FOLD", 5.0, 5),
         ("FOLD", "all", "all"),
@@ -94,8 +97,10 @@ WRONG = {
     "BITS": [2, 12, "fp16", 4.5, 16.7, -4, [4], float("inf")],
     "FOLD": [0, 6, "one", 2.7, [1], float("inf")],
 }
-WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BITS"]
-for name in ("STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT", "ROUNDS"):
+WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BANK"] = WRONG["COMPARE_BITS"]
+for name in (
+    "STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT", "ROUNDS", "FRAMES",
+):  # fmt: skip
     WRONG[name] = [0, -3, 2.5, "many", "2.5", [5], float("nan"), float("inf")]
 
 
@@ -201,12 +206,19 @@ def test_parameters_override_the_right_fields(begin):
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize("modality", ["image", "imu"])
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_every_profile_takes_parameters(begin, name, modality):
     run = begin(PROFILE=name, STEPS=7, ENCODER_STEPS=9, TOKENS=5)
     spec = run.for_modality(modality).modality(modality)
     assert (run.profile.name, spec.align.steps, spec.adapter.tokens) == (name, 7, 5)
     assert spec.encoder.align is None or spec.encoder.align.steps == 9
+
+
+def test_frames_are_of_clips_only(begin):
+    mini, run = load_profile("mini"), begin(FRAMES=8)
+    was, got = mini.modality("video"), run.for_modality("video").modality("video")
+    assert got == replace(was, encoder=replace(was.encoder, frames=8)) != was
+    assert run.for_modality("image") == mini
 
 
 def test_a_modality_that_the_profile_lacks_is_refused(begin):
@@ -217,12 +229,14 @@ def test_a_modality_that_the_profile_lacks_is_refused(begin):
 # MANIFEST and LIMIT ------------------------------------------------------------------------------
 
 
-def test_a_manifest_of_another_modality_is_refused(begin, image_card, imu_card):
+def test_a_manifest_of_another_modality_is_refused(begin, image_card, imu_card, card_of):
     run = begin(MANIFEST=str(image_card))
     with pytest.raises(ConfigError, match=r"MANIFEST card.yaml.*'imu'.*03_align_imu.*'image'"):
         open_manifest(run, "imu")
     assert open_manifest(run, "image") == load_manifest(image_card)
     assert open_manifest(begin(MANIFEST=str(imu_card)), "imu").card.name == "motions-40"
+    for modality, card in card_of.items():
+        assert open_manifest(begin(MANIFEST=str(card)), modality) == load_manifest(card)
 
 
 def test_a_manifest_that_is_not_there_is_refused_by_name(begin):

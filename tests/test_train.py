@@ -24,7 +24,7 @@ class InterruptedRunError(Exception):
 
 
 @pytest.fixture(scope="module")
-def train(new_model, bank_of, image_card, imu_card):
+def train(new_model, bank_of, card_of):
     """Function: train a fresh tiny model in a folder; returns it, its curve and its bytes."""
 
     def run(folder, *, modality="image", seed=0, bits=32, bank=None, stop_at=None, **changes):
@@ -41,7 +41,7 @@ def train(new_model, bank_of, image_card, imu_card):
             result["curve"] = train_adapter(
                 model,
                 modality,
-                bank or bank_of(image_card if modality == "image" else imu_card),
+                bank or bank_of(card_of[modality]),
                 replace(model.spec(modality).align, **changes),
                 seed=seed,
                 folder=folder,
@@ -74,7 +74,7 @@ def whole(train, tmp_path_factory):
     return {**train(folder), "folder": folder}
 
 
-@pytest.mark.parametrize("modality", ["image", "imu"])
+@pytest.mark.parametrize("modality", ["image", "imu", "audio", "video"])
 def test_the_loss_falls(train, tmp_path, modality):
     losses = [r.loss for r in train(tmp_path, modality=modality, steps=30)["curve"]]
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:3])
@@ -97,7 +97,10 @@ def test_the_curve_has_a_complete_line_for_every_step(whole):
     assert checkpoints_in(whole["folder"]) == [], "a finished run leaves none"
 
 
-@pytest.mark.parametrize(("modality", "bits"), [("image", 32), ("imu", 32), ("image", 4)])
+@pytest.mark.parametrize(
+    ("modality", "bits"),
+    [("image", 32), ("imu", 32), ("audio", 32), ("video", 32), ("image", 4)],
+)
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(train, tmp_path, modality, bits):
     first, same, other = (
         train(tmp_path / name, modality=modality, bits=bits, seed=seed, steps=4)
@@ -181,7 +184,8 @@ def test_accumulated_micro_batches_equal_the_whole_batch(train, tmp_path, bits):
     if bits == 32:
         theirs = many["model"].adapters.state_dict()
         for name, tensor in one["model"].adapters.state_dict().items():
-            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
+            # Where a gradient is hardly more than rounding, AdamW makes a whole step of it.
+            assert (tensor - theirs[name]).norm() <= 1e-4 * tensor.norm(), name
 
 
 @pytest.mark.parametrize("micro_batch", [8, 32, 3])
@@ -226,7 +230,7 @@ def test_training_changes_the_adapter_and_nothing_else(
         after = encoder.state_dict()
         assert all(torch.equal(encoders[name][key], after[key]) for key in after)
     for name, tensor in model.adapters.state_dict().items():
-        assert torch.equal(adapters[name], tensor) == name.startswith("image."), name
+        assert torch.equal(adapters[name], tensor) != name.startswith("imu."), name
     assert all(map(torch.equal, frozen, bank.intermediate))
     assert not model.adapters["imu"].training
 

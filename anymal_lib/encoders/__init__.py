@@ -1,5 +1,5 @@
 """Frozen encoders: one module a modality, whose `build` makes the encoder from its spec."""
 
-from anymal_lib.encoders.base import Encoder, Features
+from anymal_lib.encoders.base import Encoder, Features, LearnedEncoder
 
-__all__ = ["Encoder", "Features"]
+__all__ = ["Encoder", "Features", "LearnedEncoder"]

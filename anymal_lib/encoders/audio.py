@@ -9,7 +9,6 @@ Shape letters: b batch, s samples, t spectra, m mel bins, n frames, d tower widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,9 @@ from anymal_lib.machine import fast_bf16
 from anymal_lib.specs import AudioEncoderSpec
 
 MIN_SECONDS = 0.1
+
+# Fourier and mel matrices, megabytes that follow from the spec.
+_CONSTANT = ("tower.tower.spectrogram_extractor.", "tower.tower.logmel_extractor.")
 
 # Augmentation (ours): how loud, and when in the clip; a little noise.
 _GAIN_DB, _SHIFT_S, _NOISE_DB = 3.0, 0.12, 2.0
@@ -130,19 +132,18 @@ class ClapAudioEncoder(Encoder):
         moved = intermediate[torch.arange(b)[:, None], 0, index][:, None]
         return (moved + gain + noise).clamp_min(self.spec.floor)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length."""
-        return self.text(texts)
-
     def trained_state(self) -> dict[str, Tensor]:
-        """The whole tower where it was trained here."""
+        """The tower and its projection where they were trained here."""
         if not self.learns:
             return {}
-        state = self.state_dict()
-        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if tensor.is_floating_point() and not name.startswith(_CONSTANT)
+        }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Put the weights back; counters of batches, which nothing reads, stay as they are."""
+        """Put the weights back; constants and counters, which nothing reads, stay as they are."""
         missing, unknown = self.load_state_dict(state, strict=False)
         wanted = set(missing) & set(self.trained_state())
         if wanted or unknown:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anymal_lib.encoders.text import TextTower
+from anymal_lib.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Features:
@@ -63,6 +66,7 @@ class Encoder(nn.Module):
     """
 
     modality: str
+    text: TextTower | None  # frozen
     sequence_width: int  # d
     pooled_width: int  # e
     text_aligned: bool = True
@@ -81,9 +85,16 @@ class Encoder(nn.Module):
     def aligned(self, intermediate: Tensor) -> Features:
         """Intermediate features -> what adapters and retrieval use."""
 
-    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length, from the frozen text tower."""
+        """Texts -> (len(texts), e), unit length; `ConfigError` without a text tower."""
+        if self.text is None:
+            raise ConfigError(
+                f"{self.modality} encoder",
+                expected="an encoder that is aligned to text",
+                got="one without a text tower",
+                do="Use another encoder for retrieval; this one is a control.",
+            )
+        return self.text(texts)
 
     @property
     def device(self) -> torch.device:
@@ -112,3 +123,20 @@ class Encoder(nn.Module):
     def forward(self, batch: Tensor) -> Features:
         """Prepared inputs (b, ...) -> Features."""
         return self.aligned(self.frozen(batch))
+
+
+class LearnedEncoder(Encoder):
+    """An encoder that is trained here as a whole: its frozen part does nothing."""
+
+    @torch.no_grad()
+    def frozen(self, batch: Tensor) -> Tensor:
+        """Prepared inputs (b, ...) as they are."""
+        return batch
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """All weights."""
+        return self.state_dict()
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put the weights back."""
+        self.load_state_dict(state)

@@ -47,8 +47,10 @@ def read_checkpoint(
         tower.tower.load_state_dict(audio)
         projection = _projection(parts["audio_projection"])
         text = _text_tower(spec, parts["text_branch"], parts["text_projection"])
-    except (KeyError, RuntimeError) as error:
-        raise _not_clap(path, str(error).splitlines()[0]) from error
+    except KeyError as error:
+        raise _not_clap(path, f"no {error}") from error
+    except RuntimeError as error:  # other names or shapes
+        raise _not_clap(path, _brief(error)) from error
     width = parts["audio_projection"]["2.weight"].shape[0]
     return spec, tower, projection, text, width
 
@@ -70,12 +72,12 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
         with torch.serialization.safe_globals(harmless):
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _not_clap(path, str(error).splitlines()[0]) from error
+        raise _not_clap(path, _brief(error)) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else {}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    for name, tensor in state.items():
-        part, _, own = name.removeprefix("module.").partition(".")
-        if part in parts:
+    for name, tensor in state.items() if isinstance(state, dict) else ():
+        part, _, own = str(name).removeprefix("module.").partition(".")
+        if part in parts and isinstance(tensor, Tensor):
             parts[part][own] = tensor
     if missing := [part for part in _PARTS if not parts[part]]:
         raise _not_clap(path, f"no {' and no '.join(missing)}")
@@ -87,6 +89,8 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
 def _tower_sizes(audio: dict[str, Tensor]) -> dict[str, Any]:
     layers = [re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name) for name in audio]
     pairs = {(int(m[1]), int(m[2])) for m in layers if m}
+    if not pairs:  # PANN, CLAP's other tower
+        raise KeyError("audio_branch.layers")
     stages = 1 + max(stage for stage, _ in pairs)
     depths = tuple(sum(stage == k for stage, _ in pairs) for k in range(stages))
     tables = "layers.{}.blocks.0.attn.relative_position_bias_table"
@@ -163,6 +167,10 @@ def _tokenizer(name: str, words: int) -> Any:
             do="Connect to the hub once, or set the spec's tokenizer to a folder that holds it.",
         )
     return tokenizer
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _not_clap(path: Path, got: str) -> AssetError:

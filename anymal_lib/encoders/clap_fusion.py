@@ -39,9 +39,7 @@ def fused_spectrogram(spec: AudioEncoderSpec, samples: np.ndarray, length: int) 
         return whole.expand(4, -1, -1).clone()
     last = len(whole) - clip  # the last place where a chunk can begin
     starts = [last * third // 6 for third in (1, 3, 5)]
-    shrunk = F.interpolate(
-        whole[None, None], size=(clip, spec.mel_bins), mode="bilinear", antialias=True
-    )
+    shrunk = F.interpolate(whole[None, None], size=(clip, spec.mel_bins), mode="bilinear")
     return torch.stack([shrunk[0, 0], *(whole[start : start + clip] for start in starts)])
 
 

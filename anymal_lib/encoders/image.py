@@ -6,7 +6,7 @@ e embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,10 +76,6 @@ class ClipImageEncoder(Encoder):
         pooled = F.normalize(intermediate[:, 0, : self.pooled_width], dim=-1)
         return Features(intermediate[:, 1:, : self.sequence_width], pooled)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length."""
-        return self.text(texts)
-
 
 class TimmImageEncoder(Encoder):
     """open_clip's `TimmModel`: a frozen timm trunk and, where a text tower is given, a head.
@@ -135,17 +131,6 @@ class TimmImageEncoder(Encoder):
         else:
             sequence = intermediate[:, self.visual.trunk.num_prefix_tokens :]
         return Features(self.visual.head(sequence), F.normalize(pooled, dim=-1))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e); `ConfigError` for a trunk without a text tower."""
-        if self.text is None:
-            raise ConfigError(
-                "image encoder",
-                expected="an encoder that is aligned to text",
-                got="a plain timm trunk",
-                do="Use an open_clip model for retrieval; DINOv2 is the control without text.",
-            )
-        return self.text(texts)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The alignment head."""

@@ -12,7 +12,6 @@ Shape letters: b batch, s samples, n GRU steps, d GRU width, e embedding width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.encoders.base import Encoder, Features
+from anymal_lib.encoders.base import Features, LearnedEncoder
 from anymal_lib.encoders.text import TextTower, open_clip_tower, sentence_tower
 from anymal_lib.errors import ConfigError, InputError
 from anymal_lib.inputs import Imu
@@ -37,7 +36,7 @@ _SPEED = 1.25  # fastest play-back; slowest is its inverse
 _ACCEL_SCALE, _GYRO_SCALE, _NOISE = 0.03, 0.1, 0.02
 
 
-class ImuEncoder(Encoder):
+class ImuEncoder(LearnedEncoder):
     """Six channels (accelerometer in g, gyroscope in rad/s) -> features and an embedding."""
 
     modality = "imu"
@@ -81,20 +80,11 @@ class ImuEncoder(Encoder):
         first = max(0, (len(samples) - window) // 2)
         return samples[first : first + window]
 
-    @torch.no_grad()
-    def frozen(self, batch: Tensor) -> Tensor:
-        """Signals (b, s, 6) as they are: alignment trains the whole encoder, on augmented ones."""
-        return batch
-
     def aligned(self, intermediate: Tensor) -> Features:
         """Signals (b, s, 6) -> GRU states (b, n, d) and the embedding (b, e)."""
         x = self.convolutions((intermediate * self.units).transpose(1, 2))  # (b, 32, n)
         states, last = self.gru(self.norm(x).transpose(1, 2))
         return Features(states, F.normalize(self.projection(self.dropout(last[-1])), dim=-1))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length."""
-        return self.text(texts)
 
     def augment(self, intermediate: Tensor, generator: torch.Generator) -> Tensor:
         """Random play-back speed, sensor tilt, scale and noise: (b, s, 6) -> (b, s', 6)."""
@@ -112,14 +102,6 @@ class ImuEncoder(Encoder):
         gyro = gyro @ rotation * torch.exp(scale[1] * _GYRO_SCALE)
         signal = torch.cat([accel, gyro], -1)
         return signal + torch.randn(signal.shape, generator=generator) * _NOISE
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """All weights: the whole encoder is trained here."""
-        return self.state_dict()
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Put the weights back."""
-        self.load_state_dict(state)
 
 
 def _change_speed(signal: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

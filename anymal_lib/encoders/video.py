@@ -6,7 +6,6 @@ Shape letters: b batch, f frames, n patches of a frame, d encoder width, e embed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ class FramesEncoder(Encoder):
 
     def __init__(self, image: Encoder, frames: int) -> None:
         super().__init__()
-        self.image, self.frames = image, frames
+        self.image, self.frames, self.text = image, frames, image.text
         self.sequence_width, self.pooled_width = image.sequence_width, image.pooled_width
         self.text_aligned = image.text_aligned
         grey = Image(np.full((64, 64, 3), 128, dtype=np.uint8))
@@ -57,10 +56,6 @@ class FramesEncoder(Encoder):
         sequence = features.sequence.unflatten(0, (b, f)).flatten(1, 2)
         pooled = features.pooled.unflatten(0, (b, f)).mean(1)
         return Features(sequence, F.normalize(pooled, dim=-1))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (len(texts), e), unit length."""
-        return self.image.encode_text(texts)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The image encoder's alignment head, where it has one."""

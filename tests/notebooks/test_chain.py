@@ -1,4 +1,4 @@
-"""Notebooks 01 to 03 through Papermill on few steps, and the runner that chains them."""
+"""Notebooks 01 to 05 through Papermill on few steps, and the runner that chains them."""
 
 import hashlib
 import json
@@ -20,10 +20,12 @@ NOTEBOOKS = {
         "01_prepare_data",
         "02_align_image",
         "03_align_imu",
+        "04_align_audio",
+        "05_align_video",
     )
 }
 STEPS = 2
-FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False}
+FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False, "COMPARE_BANK": False}
 RECORD = {
     "profile",
     "seed",
@@ -37,7 +39,12 @@ RECORD = {
     "peak_memory_gb",
     "metrics",
 }
-FACTS = {"02_align_image": {"colour", "shape"}, "03_align_imu": {"exercise", "arm"}}
+FACTS = {
+    "02_align_image": {"colour", "shape"},
+    "03_align_imu": {"exercise", "arm"},
+    "04_align_audio": {"instrument", "notes", "direction", "tempo", "register"},
+    "05_align_video": {"colour", "shape", "direction"},
+}
 RETRIEVAL = ("recall_at_1", "recall_at_5", "zero_shot")
 CONTROLS = {"clean", "blank", "shuffled", "removed"}
 
@@ -50,7 +57,7 @@ def digest(path):
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """The results of one run of the three notebooks."""
+    """The results of one run of the notebooks."""
     folder = tmp_path_factory.mktemp("chain")
     before = {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     for path in NOTEBOOKS.values():

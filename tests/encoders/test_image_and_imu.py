@@ -1,4 +1,4 @@
-"""Encoders: what they return, whose weights they hold, and which inputs they accept."""
+"""Encoders of images and motion: features, whose weights they hold, which inputs they accept."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
 from anymal_lib.config import load_profile
-from anymal_lib.encoders.image import ClipImageEncoder, TimmImageEncoder, build_image_encoder
+from anymal_lib.encoders.image import ClipImageEncoder, TimmImageEncoder, build
 from anymal_lib.encoders.imu import MIN_SECONDS, ImuEncoder
 from anymal_lib.encoders.text import sentence_tower
 from anymal_lib.errors import AssetError, ConfigError, InputError
@@ -142,10 +142,7 @@ def test_a_spec_that_names_nothing_is_refused():
 def test_half_precision_changes_features_by_rounding_only(tiny_profile):
     spec = tiny_profile.modality("image").encoder
     pixels = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    full, half = (
-        build_image_encoder(replace(spec, bf16=bf16)).eval().frozen(pixels)
-        for bf16 in (False, True)
-    )
+    full, half = (build(replace(spec, bf16=bf16)).eval().frozen(pixels) for bf16 in (False, True))
     assert (full.dtype, half.dtype) == (torch.float32, torch.bfloat16)
     cosine = torch.nn.functional.cosine_similarity(full.flatten(1), half.float().flatten(1))
     assert cosine.min() > 0.97 and not torch.equal(full, half.float())
@@ -155,7 +152,7 @@ def test_the_mini_trunk_holds_the_files_own_tensors(tiny_profile):
     spec = tiny_profile.modality("image").encoder
     path = fetch(spec.trunk_asset)
     file = torch.load(path, weights_only=True, map_location="cpu")
-    trunk = build_image_encoder(replace(spec, bf16=False)).visual.trunk.state_dict()
+    trunk = build(replace(spec, bf16=False)).visual.trunk.state_dict()
     assert len(file) == 296 and list(file)[-2:] == ["_fc.weight", "_fc.bias"]
     assert len(trunk) == 294, "all but the classifier"
     for ours, theirs in zip(trunk.values(), file.values(), strict=False):
