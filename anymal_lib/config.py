@@ -114,7 +114,7 @@ MINI = Profile(
                 positions=True,
             ),
             adapter=AdapterSpec(kind="linear", tokens=8),
-            align=TrainSpec(batch=16, learning_rate=6e-3, steps=150),
+            align=TrainSpec(batch=16, learning_rate=1e-2, steps=240),
             manifest="phrases",
             instructions=AUDIO_INSTRUCTIONS,
         ),

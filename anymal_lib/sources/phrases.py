@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 HAS_FOLDS = False
 
 SECONDS = 2.5  # of every clip: the phrase, then silence
@@ -42,10 +42,10 @@ DIRECTIONS = {"rising": 1, "falling": -1, "level": 0}
 TEMPOS = {"fast": (0.15, 0.2), "slow": (0.36, 0.44)}  # seconds from note to note
 REGISTERS = {"low": (55, 60), "high": (79, 84)}  # MIDI numbers that a phrase is centred on
 PHRASES = (
-    "{instrument}: {notes} {direction} notes, {tempo} and {register}",
+    "a {instrument} plays {notes} {direction} notes, {tempo} and {register}",
     "The {instrument} plays {notes} {direction} notes, {tempo} and {register}.",
-    "This is the {instrument} with {notes} {direction} notes, {tempo} and {register}.",
-    "One hears {notes} {direction} notes of the {instrument}, {tempo} and {register}.",
+    "This is a {instrument} with {notes} {direction} notes, {tempo} and {register}.",
+    "One hears a {instrument} play {notes} {direction} notes, {tempo} and {register}.",
 )
 
 _TICKS = 1000  # of MIDI time a second

@@ -25,7 +25,13 @@ NOTEBOOKS = {
     )
 }
 STEPS = 2
-FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False, "COMPARE_BANK": False}
+FEW = {
+    "LIMIT": 24,
+    "STEPS": STEPS,
+    "ENCODER_STEPS": 2,
+    "COMPARE_BITS": False,
+    "COMPARE_BANK": False,
+}
 RECORD = {
     "profile",
     "seed",
@@ -186,6 +192,17 @@ def test_motion_at_another_rate_takes_the_place_of_the_profiles(tmp_path, imu_ca
     given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(tmp_path), "MANIFEST": str(imu_card_100)}
     step = chain.run_notebook(NOTEBOOKS["03_align_imu"], tmp_path, given)
     assert step.record["n"] > 0 and "shoulder-imu" not in step.record["data"]
+    assert set(step.record["metrics"]["grounding"]) == CONTROLS
+
+
+@pytest.mark.parametrize(
+    ("name", "card"), [("04_align_audio", "audio"), ("05_align_video", "video")]
+)
+def test_a_users_sounds_and_films_take_the_place_of_the_profiles(tmp_path, card_of, name, card):
+    own = card_of[card] if isinstance(card_of, dict) else card_of(card)
+    given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(tmp_path), "MANIFEST": str(own)}
+    step = chain.run_notebook(NOTEBOOKS[name], tmp_path, given)
+    assert step.record["n"] > 0 and len(step.record["data"]) == 1
     assert set(step.record["metrics"]["grounding"]) == CONTROLS
 
 
