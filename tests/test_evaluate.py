@@ -43,7 +43,7 @@ def test_clean_captions_are_the_models_answers(model, case):
     prompts = [[spec.instructions[0] + " ", open_row(row)] for row in bank.rows]
     own = model.generate(prompts, max_new_tokens=spec.max_new_tokens)
     assert captions(model, modality, bank) == own
-    assert len(set(own)) >= 5, "they differ, so that the controls say something"
+    assert len(set(own)) >= 4, "they differ, so that the controls say something"
 
 
 def test_shuffled_is_a_derangement(model, case):
