@@ -22,7 +22,7 @@ REASONS = ("complexity", "action", "text", "unreadable")
 
 @dataclass(frozen=True)
 class CatOptions:
-    """Thresholds; the defaults are those of the CAT paper.
+    """Thresholds. The defaults are the CAT paper's as we know them; its text was not at hand.
 
     Attributes:
         min_relations: relations that the caption's richest object must have, 0 or more.
@@ -50,7 +50,7 @@ class CatOptions:
                     f"CatOptions.{name}",
                     expected=f"a number from {low} to {high}",
                     got=repr(value),
-                    do="Correct it, or leave it out for the paper's value.",
+                    do="Correct it, or leave it out for the default.",
                 )
 
 
