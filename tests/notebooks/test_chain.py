@@ -25,13 +25,7 @@ NOTEBOOKS = {
     )
 }
 STEPS = 2
-FEW = {
-    "LIMIT": 24,
-    "STEPS": STEPS,
-    "ENCODER_STEPS": 2,
-    "COMPARE_BITS": False,
-    "COMPARE_BANK": False,
-}
+FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False}
 RECORD = {
     "profile",
     "seed",
