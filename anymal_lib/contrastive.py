@@ -119,7 +119,7 @@ class _Texts:
 
     The text tower is frozen and every caption embedded once, so a step compares with all meanings
     of the training split, not only with its own items': a small batch hardly ever holds the two
-    captions that differ in one word, and what they differ in would not be learned.
+    captions that differ in one word.
     """
 
     def __init__(self, bank: Bank) -> None:
