@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.encoders.base import Encoder, Features
+from anymal_lib.encoders.base import Encoder, Features, packed, unpacked
 from anymal_lib.encoders.clap_checkpoint import read_checkpoint
 from anymal_lib.encoders.clap_fusion import fused_spectrogram
 from anymal_lib.encoders.htsat import Htsat
@@ -95,19 +95,13 @@ class ClapAudioEncoder(Encoder):
         spectrogram = spectrogram.clamp_min(self.spec.floor)
         if self.learns:
             return spectrogram
-        frames, pooled = self._sense(spectrogram)
-        width = max(self.sequence_width, self.pooled_width)
-        pooled = F.pad(pooled, (0, width - self.pooled_width))
-        frames = F.pad(frames, (0, width - self.sequence_width))
-        return torch.cat([pooled[:, None], frames], dim=1)
+        return packed(*self._sense(spectrogram))
 
     def aligned(self, intermediate: Tensor) -> Features:
         """What `frozen` gave -> frames (b, n, d) and the embedding (b, e)."""
-        if self.learns:
-            frames, pooled = self._sense(intermediate)
-        else:
-            pooled = intermediate[:, 0, : self.pooled_width]
-            frames = intermediate[:, 1:, : self.sequence_width]
+        if not self.learns:
+            return unpacked(intermediate, self.sequence_width, self.pooled_width)
+        frames, pooled = self._sense(intermediate)
         return Features(frames, F.normalize(pooled, dim=-1))
 
     def _sense(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:

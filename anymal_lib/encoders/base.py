@@ -57,6 +57,24 @@ class Features:
         return Features(torch.cat(sequences), pooled, torch.cat(masks))
 
 
+def packed(sequence: Tensor, pooled: Tensor) -> Tensor:
+    """(b, n, d) and (b, e) side by side in one tensor, (b, 1 + n, max(d, e)); padded with zeros.
+
+    What a pretrained encoder says is kept as one tensor per item.
+    """
+    width = max(sequence.shape[-1], pooled.shape[-1])
+    pooled = F.pad(pooled, (0, width - pooled.shape[-1]))
+    sequence = F.pad(sequence, (0, width - sequence.shape[-1]))
+    return torch.cat([pooled[:, None], sequence], dim=1)
+
+
+def unpacked(both: Tensor, sequence_width: int, pooled_width: int) -> Features:
+    """The inverse of `packed`, in fp32, the embedding at unit length."""
+    both = both.float()
+    pooled = F.normalize(both[:, 0, :pooled_width], dim=-1)
+    return Features(both[:, 1:, :sequence_width], pooled)
+
+
 class Encoder(nn.Module):
     """A modality encoder whose pooled embedding lives in a text tower's space.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anymal_lib.assets import fetch
-from anymal_lib.encoders.base import Encoder, Features
+from anymal_lib.encoders.base import Encoder, Features, packed, unpacked
 from anymal_lib.encoders.text import TextTower, sentence_tower
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.inputs import Image
@@ -61,20 +61,13 @@ class ClipImageEncoder(Encoder):
 
     @torch.no_grad()
     def frozen(self, batch: Tensor) -> Tensor:
-        """Pixels (b, 3, size, size) -> pooled and patch features side by side (b, 1 + n, d).
-
-        The pooled embedding (e <= d wide) is padded to d so that one tensor holds both.
-        """
+        """Pixels (b, 3, size, size) -> embedding and patches side by side, (b, 1 + n, max(d, e))."""
         pooled, sequence = self.visual(batch.to(self.dtype))
-        pooled = F.pad(pooled, (0, max(0, self.sequence_width - self.pooled_width)))
-        sequence = F.pad(sequence, (0, max(0, self.pooled_width - self.sequence_width)))
-        return torch.cat([pooled[:, None], sequence], dim=1)
+        return packed(sequence, pooled)
 
     def aligned(self, intermediate: Tensor) -> Features:
         """Undo the packing of `frozen`."""
-        intermediate = intermediate.float()
-        pooled = F.normalize(intermediate[:, 0, : self.pooled_width], dim=-1)
-        return Features(intermediate[:, 1:, : self.sequence_width], pooled)
+        return unpacked(intermediate, self.sequence_width, self.pooled_width)
 
 
 class TimmImageEncoder(Encoder):

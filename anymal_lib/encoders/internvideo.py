@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anymal_lib.assets import HubAsset
-from anymal_lib.encoders.base import Encoder, Features
+from anymal_lib.encoders.base import Encoder, Features, packed, unpacked
 from anymal_lib.errors import AssetError
 from anymal_lib.inputs import Video
 
@@ -54,16 +54,11 @@ class InternVideoEncoder(Encoder):
     @torch.no_grad()
     def frozen(self, batch: Tensor) -> Tensor:
         """(b, f, 3, 224, 224) -> embedding and tokens side by side, (b, 1 + n, max(d, e))."""
-        tokens, pooled = self._sense(batch)
-        width = max(self.sequence_width, self.pooled_width)
-        pooled = F.pad(pooled, (0, width - self.pooled_width))
-        return torch.cat([pooled[:, None], F.pad(tokens, (0, width - self.sequence_width))], dim=1)
+        return packed(*self._sense(batch))
 
     def aligned(self, intermediate: Tensor) -> Features:
         """Undo the packing of `frozen`."""
-        intermediate = intermediate.float()
-        pooled = F.normalize(intermediate[:, 0, : self.pooled_width], dim=-1)
-        return Features(intermediate[:, 1:, : self.sequence_width], pooled)
+        return unpacked(intermediate, self.sequence_width, self.pooled_width)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
