@@ -61,7 +61,7 @@ class ClipImageEncoder(Encoder):
 
     @torch.no_grad()
     def frozen(self, batch: Tensor) -> Tensor:
-        """Pixels (b, 3, size, size) -> embedding and patches side by side, (b, 1 + n, max(d, e))."""
+        """Pixels (b, 3, size, size) -> embedding beside patches, (b, 1 + n, max(d, e))."""
         pooled, sequence = self.visual(batch.to(self.dtype))
         return packed(sequence, pooled)
 
