@@ -1,0 +1,1 @@
+"""Multimodal instruction tuning (the paper's MM-IT): questions, filter, fine-tuning, answers."""
