@@ -125,7 +125,7 @@ def captions(
         parts.append(object())  # the item's place; its tokens are computed below
     prompt = render(model.llm, parts, system=model.profile.system)
     if control in ("blank", "removed"):  # the same prompt for every row: one answer
-        tokens = [] if control == "removed" else [_blank_tokens(model, modality)]
+        tokens = [] if control == "removed" else [blank_tokens(model, modality)]
         answer = model.respond([prompt], tokens, max_new_tokens=spec.max_new_tokens)
         return answer * len(bank)
     tokens = list(modality_tokens(model, modality, bank))
@@ -156,7 +156,8 @@ def modality_tokens(model: AnyMAL, modality: str, bank: Bank) -> Tensor:
 
 
 @torch.inference_mode()
-def _blank_tokens(model: AnyMAL, modality: str) -> Tensor:
+def blank_tokens(model: AnyMAL, modality: str) -> Tensor:
+    """The adapter's tokens of an input in which there is nothing to sense: (q, w)."""
     encoder = model.encoders[modality]
     prepared = encoder.prepare(MODALITIES[modality].blank())
     features: Features = encode_aligned(encoder, encode_frozen(encoder, [prepared], 1))

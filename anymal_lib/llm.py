@@ -90,6 +90,8 @@ def _place(mask: Tensor | None, length: int) -> dict[str, Tensor]:
 class FrozenLLM:
     """A causal LM without gradients, its tokenizer and its identity.
 
+    Only LoRA (`anymal_lib.lora`) adds weights that may learn; the model's own never do.
+
     Quantized layers of bitsandbytes stay in training mode: in evaluation mode they repack their
     weights in place for the CPU, and int8 takes a path without a backward on that device.
     """
@@ -127,6 +129,11 @@ class FrozenLLM:
         return self._embedding.weight.float().pow(2).mean().sqrt().item()
 
     @property
+    def learns(self) -> bool:
+        """Whether LoRA weights are being trained: then nothing that was read before holds."""
+        return any(p.requires_grad for p in self.model.parameters())
+
+    @property
     def end_of_turn(self) -> int:
         """The token that ends a response."""
         return self.tokenizer.eos_token_id
@@ -152,6 +159,15 @@ class FrozenLLM:
         mask = join_masks(mask, prefix, *embeddings.shape[:2])
         return self.read(embeddings, mask, cache).last_hidden_state
 
+    def hidden_packed(self, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """The same for packed rows (see `anymal_lib.packing`): (r, t, w) -> (r, t, w).
+
+        `mask` (r, 1, t, t) is added to the scores of attention; `positions` (r, t).
+        """
+        return self.model.base_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
     def read(self, embeddings: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Any:
         """The body's output as transformers gives it: (b, t, w) after what `cache` holds.
 
@@ -173,7 +189,7 @@ class FrozenLLM:
         if not any(prefixes):
             return None
         distinct = list(dict.fromkeys(prefixes))
-        if len(distinct) == 1:
+        if len(distinct) == 1 and not self.learns:
             return self._remember_one(distinct[0])
         width = max(map(len, distinct))
         ids = torch.tensor([[0] * (width - len(text)) + list(text) for text in distinct])
@@ -185,6 +201,10 @@ class FrozenLLM:
             tuple((keys[index], values[index]) for keys, values in layers),
             None if mask is None else mask[index],
         )
+
+    def forget(self) -> None:
+        """Drop what `remember` kept: to be called whenever the LLM's weights have changed."""
+        self._remember_one.cache_clear()
 
     @lru_cache(maxsize=256)  # noqa: B019 - a few hundred kB each at 135M, a few MB at 70B
     def _remember_one(self, text: tuple[int, ...]) -> Prefix:

@@ -20,7 +20,8 @@ from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.modalities import modality_of
-from anymal_lib.prompt import Prompt, render, splice, split_prefix
+from anymal_lib.packing import pack
+from anymal_lib.prompt import Dialogue, Prompt, render_dialogue, splice, split_prefix
 from anymal_lib.specs import ModalitySpec, Profile
 
 
@@ -94,26 +95,41 @@ class AnyMAL:
         return self.profile.modality(modality)
 
     def response_loss(self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> Tensor:
-        """Mean over prompts of the mean negative log-likelihood of the response's tokens.
+        """Mean over prompts of the mean negative log-likelihood of the answers' tokens.
 
-        Logits are computed for response rows only. A mean per prompt makes gradient accumulation
+        Logits are computed for these rows only. A mean per prompt makes gradient accumulation
         equal to one large batch.
         """
+        losses = -self.log_likelihoods(prompts, modality_tokens)  # (k,)
+        counts = torch.tensor([p.learned for p in prompts], device=losses.device)
+        return (losses / counts.repeat_interleave(counts)).sum() / len(prompts)
+
+    def log_likelihoods(
+        self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]
+    ) -> Tensor:
+        """Log-likelihood of each learned token (k,), prompt by prompt."""
         switches = self.profile.step
+        if switches.prefix and self.llm.learns:
+            packed = pack(self.llm, prompts, modality_tokens)
+            states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
+            return self._of_rows(states, packed.rows, packed.targets)
         prefix = None
         if switches.prefix:
             texts, prompts = zip(*map(split_prefix, prompts), strict=True)
             prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.
         batch = splice(self.llm, prompts, modality_tokens, pad_left=False)
-        hidden = self.llm.hidden(batch.embeddings, prefix=prefix).flatten(0, 1)  # (b * t, w)
-        if switches.caption_logits:
-            logits = self.llm.logits(hidden[batch.rows])  # (k, v)
+        states = self.llm.hidden(batch.embeddings, prefix=prefix)
+        return self._of_rows(states, batch.rows, batch.targets)
+
+    def _of_rows(self, states: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """States (b, t, w) -> log-likelihoods of the targets (k,) at flat positions `rows`."""
+        flat = states.flatten(0, 1)
+        if self.profile.step.caption_logits:
+            logits = self.llm.logits(flat[rows])  # (k, v)
         else:
-            logits = self.llm.logits(hidden)[batch.rows]
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (k,)
-        counts = torch.tensor([len(p.response) for p in prompts], device=losses.device)
-        return (losses / counts.repeat_interleave(counts)).sum() / len(prompts)
+            logits = self.llm.logits(flat)[rows]
+        return -F.cross_entropy(logits, targets, reduction="none")
 
     @torch.inference_mode()
     def encode(self, items: Sequence[Any]) -> list[Tensor]:
@@ -131,19 +147,27 @@ class AnyMAL:
                 tokens[k] = span
         return tokens  # type: ignore[return-value]
 
-    def generate(self, prompt: Sequence[Any] | str, *, max_new_tokens: int = 32) -> str | list[str]:
+    def generate(
+        self, prompt: Sequence[Any] | Dialogue | str, *, max_new_tokens: int = 32
+    ) -> str | list[str]:
         """Answer a prompt, or a batch of prompts, greedily.
 
-        A prompt is a text or a list of texts and items in any order and number, for example
-        `["What is this person doing? ", Imu(array, rate=50)]`; a list of such lists is a batch.
-        Raises `InputError` for an empty prompt or an item that cannot be read.
+        A prompt is a text, a list of texts and items in any order and number, for example
+        `["What is this person doing? ", Imu(array, rate=50)]`, or a `Dialogue` of several turns;
+        a list of lists or dialogues is a batch. Raises `InputError` for an empty prompt or an item
+        that cannot be read.
         """
-        if not isinstance(prompt, list | tuple):  # one text, or one item alone
+        if not isinstance(prompt, list | tuple | Dialogue):  # one text, or one item alone
             return self.generate([[prompt]], max_new_tokens=max_new_tokens)[0]
-        if not prompt or not all(isinstance(part, list | tuple) for part in prompt):
+        if isinstance(prompt, Dialogue):
+            return self.generate([prompt], max_new_tokens=max_new_tokens)[0]
+        if not prompt or not all(isinstance(part, list | tuple | Dialogue) for part in prompt):
             return self.generate([list(prompt)], max_new_tokens=max_new_tokens)[0]
-        prompts = [render(self.llm, parts, system=self.profile.system) for parts in prompt]
-        items = [part for parts in prompt for part in parts if not isinstance(part, str)]
+        dialogues = [
+            part if isinstance(part, Dialogue) else Dialogue([(part, None)]) for part in prompt
+        ]
+        prompts = [render_dialogue(self.llm, d, system=self.profile.system) for d in dialogues]
+        items = [item for dialogue in dialogues for item in dialogue.items]
         return self.respond(prompts, self.encode(items), max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
@@ -167,7 +191,8 @@ class AnyMAL:
             spans.append(modality_tokens[start : start + prompt.items])
             start += prompt.items
         length = [sum(map(len, p.pieces)) + sum(map(len, s)) for p, s in zip(prompts, spans)]  # noqa: B905
-        order = sorted(range(len(prompts)), key=length.__getitem__)
+        # Prompts of one length and beginning side by side: nothing is padded, and it is read once.
+        order = sorted(range(len(prompts)), key=lambda k: (length[k], prompts[k].pieces[0]))
         answers: dict[int, str] = {}
         for first in range(0, len(order), self.profile.eval_batch):
             chunk = order[first : first + self.profile.eval_batch]

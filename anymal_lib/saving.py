@@ -1,7 +1,8 @@
 """Saved models: what was trained here, and which base model it belongs to.
 
 A folder holds `anymal.json` and, for each modality, `<modality>.adapter.safetensors` and (where the
-kit trained it) `<modality>.encoder.safetensors`. The LLM and pretrained encoders are not copied.
+kit trained it) `<modality>.encoder.safetensors`; LoRA weights of the LLM are in `lora/`, in peft's
+format. The LLM and pretrained encoders are not copied.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from torch import Tensor
 
 from anymal_lib.errors import AssetError
 from anymal_lib.llm import Identity, load_llm
+from anymal_lib.lora import has_lora, load_lora, save_lora
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 from anymal_lib.specs import Profile, from_plain, to_plain
 
 CONFIG = "anymal.json"
+LORA = "lora"
 FORMAT = 1
 
 
@@ -35,12 +38,15 @@ def save(model: AnyMAL, folder: Path) -> Path:
         trained = model.encoders[modality].trained_state()
         if trained:
             _write_tensors(folder / f"{modality}.encoder.safetensors", trained)
+    if has_lora(model.llm):
+        save_lora(model.llm, folder / LORA)
     config = {
         "format": FORMAT,
         "profile": to_plain(model.profile),
         "modalities": sorted(model.adapters),
         "base_model": asdict(model.llm.identity),
         "bits": model.llm.bits,
+        "lora": has_lora(model.llm),
     }
     text = json.dumps(config, indent=1, sort_keys=True) + "\n"
     _write(folder / CONFIG, lambda path: path.write_text(text))
@@ -59,6 +65,8 @@ def load(place: str | Path, *, bits: int | None) -> AnyMAL:
     profile: Profile = from_plain(config["profile"])
     llm = load_llm(profile.llm, bits=bits or profile.bits)
     _check_base(folder, Identity(**config["base_model"]), llm.identity)
+    if config.get("lora"):
+        load_lora(llm, folder / LORA)
     model = AnyMAL(llm, profile)
     for modality in config["modalities"]:
         encoder = MODALITIES[modality].build_encoder(profile.modality(modality).encoder)

@@ -41,13 +41,38 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank weights beside every linear layer of the LLM (Table 12; no dropout: ours)."""
+
+    rank: int  # Table 12: 64
+    alpha: int  # Table 12: 16
+
+
+@dataclass(frozen=True)
+class FinetuneSpec:
+    """Fine-tuning on multimodal instructions (paper, section 3.3), first without LoRA, then with.
+
+    `weights` says how often a batch draws from which part of the mixture, in relation to each
+    other; "captions" and "pairs" are parts beside the questions of each modality.
+    """
+
+    projection: TrainSpec  # the adapters alone
+    lora_train: TrainSpec  # adapters and LoRA together, from there on
+    lora: LoraSpec
+    questions: dict[str, str]  # modality -> manifest that holds its questions, or its facts
+    weights: dict[str, float]  # part of the mixture -> weight (ours)
+    same_question: int = 8  # items of a batch that are asked the same thing (ours)
+    max_new_tokens: int = 6  # of an answer
+
+
+@dataclass(frozen=True)
 class StepSpec:
     """What makes a training step cheap (all ours). Every switch leaves the result as it is, up to
     rounding; off is the plain path that notebook 11 measures it against.
     """
 
     caption_logits: bool = True  # logits of the response's tokens only, not of every position
-    prefix: bool = True  # text before the first item as constant keys and values, no backward
+    prefix: bool = True  # text before the first item read once: constant while the LLM is frozen
     sort_micro_batches: bool = True  # samples of a step by length, so that less is padded
     cache_features: bool | None = None  # keep encoded rows; None: where they fit into memory
     keep_memory: bool = True  # freed memory stays with the process, where the C library can
@@ -146,6 +171,7 @@ class Profile:
     modalities: dict[str, ModalitySpec] = field(default_factory=dict)
     bits: Bits | None = None  # 32: fp32, 16: bf16, 8: int8, 4: nf4; None: bf16 where it is fast
     step: StepSpec = StepSpec()
+    finetune: FinetuneSpec | None = None
     system: str = "You describe what you sense."  # the assistant's role (ours)
     max_bad_share: float = 0.2  # bad samples above this share stop a run (ours)
     eval_batch: int = 64  # prompts that are generated together
@@ -162,6 +188,18 @@ class Profile:
             )
         return self.modalities[name]
 
+    @property
+    def finetuning(self) -> FinetuneSpec:
+        """The recipe of fine-tuning; `ConfigError` when the profile has none."""
+        if self.finetune is None:
+            raise ConfigError(
+                f"profile '{self.name}'",
+                expected="a recipe for fine-tuning",
+                got="finetune=None",
+                do="Choose a profile with one, or set its finetune to a FinetuneSpec.",
+            )
+        return self.finetune
+
     def with_modality(self, name: str, spec: ModalitySpec) -> Profile:
         """A copy whose modality `name` is `spec`."""
         return replace(self, modalities={**self.modalities, name: spec})
@@ -172,7 +210,9 @@ SAVED_TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         AdapterSpec,
+        FinetuneSpec,
         HubAsset,
+        LoraSpec,
         ModalitySpec,
         Profile,
         StepSpec,

@@ -14,16 +14,18 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from anymal_lib.bank import Bank, augmented, encode_aligned
@@ -92,25 +94,49 @@ def train_adapter(
     folder: Path,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> list[StepReport]:
-    """Train `model.adapters[modality]` on captions; returns the loss curve.
+    """Train `model.adapters[modality]` on captions; returns the loss curve (see `run_steps`)."""
+    trainer = AdapterTrainer(model, modality, bank, spec, seed)
+    curve = run_steps(
+        trainer,
+        Samples(bank, spec, seed),
+        folder=folder,
+        depends_on=[
+            asdict(model.spec(modality)),
+            seed,
+            bank.identity(),
+            model.encoders[modality].checksum(),
+        ],
+        on_step=on_step,
+    )
+    model.adapters[modality].eval()
+    return curve
+
+
+def run_steps(
+    trainer: Trainer,
+    samples: Dataset[Any],
+    *,
+    folder: Path,
+    depends_on: Sequence[Any],
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> list[StepReport]:
+    """Train on all samples in order; returns the loss curve.
 
     Writes `curve.jsonl` and, every `spec.checkpoint_every` steps, a checkpoint below `folder`; a
-    run with the same settings continues from it. Raises `DataError` when the loss is not finite.
+    run with the same settings continues from it. `depends_on` holds the settings that are not the
+    model's or the spec's. Raises `DataError` when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = AdapterTrainer(model, modality, bank, spec, seed)
-    checkpoints = Checkpoints(folder, _fingerprint(model, modality, bank, spec, seed))
+    spec = trainer.spec
+    checkpoints = Checkpoints(folder, _fingerprint(trainer, depends_on))
     curve = checkpoints.resume(trainer.accelerator)
-    remaining = Subset(
-        Samples(bank, spec, seed), range(len(curve) * spec.batch, spec.steps * spec.batch)
-    )
+    remaining = Subset(samples, range(len(curve) * spec.batch, spec.steps * spec.batch))
     loader = DataLoader(remaining, batch_size=spec.batch, collate_fn=list)
     started = time.perf_counter() - (curve[-1].seconds if curve else 0.0)
     with trainer.compiled(), (folder / "curve.jsonl").open("a") as file:
-        for samples in trainer.accelerator.prepare(loader):
-            lr = trainer.learning_rate
-            loss = trainer.step(samples)
-            step = samples[0].step + 1
+        for batch in trainer.accelerator.prepare(loader):
+            lr, step = trainer.learning_rate, len(curve) + 1
+            loss = trainer.step(batch)
             seconds = time.perf_counter() - started
             report = StepReport(step, loss, lr, step * spec.batch, round(seconds, 3))
             curve.append(report)
@@ -120,18 +146,18 @@ def train_adapter(
             if step % spec.checkpoint_every == 0 and step < spec.steps:
                 checkpoints.save(trainer.accelerator, step)
     checkpoints.clear()
-    model.adapters[modality].eval()
     return curve
 
 
-class AdapterTrainer:
-    """The adapter of one modality, its optimizer and schedule; `step` learns from one batch."""
+class Trainer(ABC):
+    """What learns, its optimizer and schedule; `step` learns from one batch.
 
-    def __init__(
-        self, model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed: int
-    ) -> None:
-        self.model, self.modality, self.bank, self.seed = model, modality, bank, seed
-        self.spec, self.switches = spec, model.profile.step
+    A subclass says how a batch is cut into equal micro-batches and what the loss of one is.
+    """
+
+    def __init__(self, model: AnyMAL, name: str, learned: nn.Module, spec: TrainSpec) -> None:
+        self.model, self.name, self.spec = model, name, spec
+        self.switches = model.profile.step
         self.micro_batch = min(spec.micro_batch or spec.batch, spec.batch)
         while spec.batch % self.micro_batch:  # equal parts, or their mean is not the batch's
             self.micro_batch -= 1
@@ -141,16 +167,28 @@ class AdapterTrainer:
         self.accelerator = Accelerator(
             gradient_accumulation_plugin=parts, cpu=model.llm.device.type == "cpu"
         )
-        adapter = model.adapters[modality].train()
         optimizer = torch.optim.AdamW(
-            adapter.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
+            learned.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, spec=spec))
-        self.adapter, self.optimizer, self.schedule = self.accelerator.prepare(
-            adapter, optimizer, schedule
+        self.learned, self.optimizer, self.schedule = self.accelerator.prepare(
+            learned.train(), optimizer, schedule
         )
         if self.switches.keep_memory:
             keep_freed_memory()
+
+    @abstractmethod
+    def parts(self, samples: Sequence[Any]) -> Iterator[Any]:
+        """A batch as micro-batches of `self.micro_batch` samples."""
+
+    @abstractmethod
+    def loss(self, part: Any) -> Tensor:
+        """Mean loss of a micro-batch's samples."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """About how many positions of a sample enter the backward pass."""
 
     @property
     def learning_rate(self) -> float:
@@ -161,31 +199,48 @@ class AdapterTrainer:
         """The LLM's layers compiled, where the profile says so or the planned steps repay it."""
         wanted = self.switches.compile
         if wanted is None:
-            spec = self.model.spec(self.modality)
-            wanted = repays(self.model.llm, self.spec, spec.adapter.tokens + spec.max_new_tokens)
+            wanted = repays(self.model.llm, self.spec, self.tokens)
         return compiled_layers(self.model.llm) if wanted else nullcontext()
 
-    def step(self, samples: Sequence[Sample]) -> float:
-        """One optimizer step on a batch; returns its loss.
-
-        The order within a batch is free, so micro-batches take samples of similar length.
-        """
-        pairs = list(zip(samples, self._inputs(samples), strict=True))
-        if self.switches.sort_micro_batches:
-            pairs.sort(key=lambda pair: len(self.model.llm.tokenize(pair[0].caption)))
+    def step(self, samples: Sequence[Any]) -> float:
+        """One optimizer step on a batch; returns its loss."""
         total = 0.0
-        for start in range(0, len(samples), self.micro_batch):
-            with self.accelerator.accumulate(self.adapter):
-                loss = self._loss(*zip(*pairs[start : start + self.micro_batch], strict=True))
+        for part in self.parts(samples):
+            with self.accelerator.accumulate(self.learned):
+                loss = self.loss(part)
                 self.accelerator.backward(loss)
                 total += loss.item() / self.accelerator.gradient_accumulation_steps
-                _check_finite(total, self.modality, samples[0].step + 1)
+                _check_finite(total, self.name, samples[0].step + 1)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.spec.grad_clip)
+                    self.accelerator.clip_grad_norm_(self.learned.parameters(), self.spec.grad_clip)
                 self.optimizer.step()
                 self.schedule.step()
                 self.optimizer.zero_grad()
         return total
+
+
+class AdapterTrainer(Trainer):
+    """Trains the adapter of one modality on captions."""
+
+    def __init__(
+        self, model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed: int
+    ) -> None:
+        super().__init__(model, f"{modality} alignment", model.adapters[modality], spec)
+        self.modality, self.bank, self.seed = modality, bank, seed
+
+    @property
+    def tokens(self) -> int:
+        """Modality tokens, and a caption of the longest kind."""
+        spec = self.model.spec(self.modality)
+        return spec.adapter.tokens + spec.max_new_tokens
+
+    def parts(self, samples: Sequence[Sample]) -> Iterator[list[tuple[Sample, Tensor]]]:
+        """Samples with their features, similar lengths together: the order in a batch is free."""
+        pairs = list(zip(samples, self._inputs(samples), strict=True))
+        if self.switches.sort_micro_batches:
+            pairs.sort(key=lambda pair: len(self.model.llm.tokenize(pair[0].caption)))
+        for start in range(0, len(pairs), self.micro_batch):
+            yield pairs[start : start + self.micro_batch]
 
     def _inputs(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Intermediate features of a whole step, so that micro-batches draw what it would."""
@@ -193,11 +248,11 @@ class AdapterTrainer:
         generator = generator_for(self.seed, "augment", samples[0].step)
         return augmented(encoder, [self.bank.intermediate[s.row] for s in samples], generator)
 
-    def _loss(self, samples: Sequence[Sample], inputs: Sequence[Tensor]) -> Tensor:
-        step = samples[0].step
-        # One instruction for the whole step: every prompt then starts with the same tokens.
+    def loss(self, part: list[tuple[Sample, Tensor]]) -> Tensor:
+        """Captions under one instruction for the whole step: all prompts begin alike."""
+        samples, inputs = zip(*part, strict=True)
         instructions = self.model.spec(self.modality).instructions
-        generator = generator_for(self.seed, "prompt", step)
+        generator = generator_for(self.seed, "prompt", samples[0].step)
         draw = int(torch.randint(len(instructions), (), generator=generator))
         place = object()  # the item itself is in the bank already
         prompts = [
@@ -211,39 +266,38 @@ class AdapterTrainer:
         ]
         with torch.no_grad():
             features = encode_aligned(self.model.encoders[self.modality], inputs)
-        return self.model.response_loss(prompts, list(self.adapter(features)))
+        return self.model.response_loss(prompts, list(self.learned(features)))
 
 
-def _check_finite(loss: float, modality: str, step: int) -> None:
-    """Stop before a damaged gradient reaches the adapter."""
+def _check_finite(loss: float, name: str, step: int) -> None:
+    """Stop before a damaged gradient reaches what learns."""
     if math.isfinite(loss):
         return
     raise DataError(
-        f"{modality} alignment, step {step}",
+        f"{name}, step {step}",
         expected="a finite loss",
         got=str(loss),
         do="Lower the learning rate, or look for damaged samples; the last checkpoint is kept.",
     )
 
 
-def _fingerprint(model: AnyMAL, modality: str, bank: Bank, spec: TrainSpec, seed: int) -> str:
+def _fingerprint(trainer: Trainer, depends_on: Sequence[Any]) -> str:
     """Everything that a training run depends on; another value starts anew."""
+    model = trainer.model
     facts = [
-        asdict(spec),
-        asdict(model.profile.step),
-        asdict(model.spec(modality)),
+        trainer.name,
+        asdict(trainer.spec),
+        asdict(trainer.switches),
         asdict(model.llm.identity),
         model.llm.bits,
         model.profile.system,
-        seed,
-        bank.identity(),
-        model.encoders[modality].checksum(),
+        *depends_on,
     ]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
 class Checkpoints:
-    """Adapter, optimizer, schedule and random states in `folder`; complete or not there."""
+    """What learned, optimizer, schedule and random states in `folder`; complete or not there."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder

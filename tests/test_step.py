@@ -77,7 +77,7 @@ def one_step(new_model, bank_of, tiny_encoders, image_card, imu_card, own_loss):
         gradients = []
         trainer.optimizer.optimizer.register_step_pre_hook(
             lambda *_: gradients.append(
-                torch.cat([p.grad.flatten() for p in trainer.adapter.parameters()])
+                torch.cat([p.grad.flatten() for p in trainer.learned.parameters()])
             )
         )
         samples = Samples(bank, spec, 0)

@@ -1,0 +1,141 @@
+"""Answers to questions about held-out items, and whether they rest on the items at all."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from anymal_lib.evaluate import CONTROLS, blank_tokens
+from anymal_lib.instruct.examples import Example, Item
+from anymal_lib.instruct.media import Media, prompt_of
+from anymal_lib.metrics import Interval, bootstrap, words
+from anymal_lib.model import AnyMAL
+from anymal_lib.seeds import generator_for
+
+
+@dataclass(frozen=True)
+class AnswerReport:
+    """Exact answers to a set of questions (fractions 0-1).
+
+    answers and right belong to the real items; `controls` holds the score under each control, the
+    real items ("clean") among them; `blind` is the score of the best answer to each question that
+    needs no item: the one that is right most often.
+    """
+
+    examples: Sequence[Example]
+    answers: list[str]
+    right: list[bool]
+    controls: dict[str, Interval]
+    blind: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the questions that were answered exactly."""
+        return self.controls["clean"].value
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Accuracy of each kind of question."""
+        scores: dict[str, list[bool]] = defaultdict(list)
+        for example, right in zip(self.examples, self.right, strict=True):
+            scores[example.kind].append(right)
+        return {kind: sum(found) / len(found) for kind, found in sorted(scores.items())}
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many questions of each kind there are."""
+        return dict(sorted(Counter(example.kind for example in self.examples).items()))
+
+
+def answer_questions(
+    model: AnyMAL,
+    media: Media,
+    examples: Sequence[Example],
+    *,
+    controls: Sequence[str] = ("clean",),
+    seed: int = 0,
+) -> AnswerReport:
+    """Answer the last turn of every example greedily, with its items and under each control."""
+    tokens = media.all_tokens(model, [item for example in examples for item in example.items])
+    said = {control: answers(model, examples, tokens, control, seed) for control in controls}
+    right = {
+        control: [is_right(e, text) for e, text in zip(examples, texts, strict=True)]
+        for control, texts in said.items()
+    }
+    return AnswerReport(
+        examples,
+        said["clean"],
+        right["clean"],
+        {control: bootstrap(found, seed) for control, found in right.items()},
+        best_blind(examples),
+    )
+
+
+def is_right(example: Example, text: str) -> bool:
+    """Does the text equal the example's answer, but for case and punctuation?"""
+    return words(text) == words(example.answer)
+
+
+def best_blind(examples: Sequence[Example]) -> float:
+    """The best score without any item: for each question the answer that is right most often."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        counts[example.question][words(example.answer)] += 1
+    return sum(found.most_common(1)[0][1] for found in counts.values()) / len(examples)
+
+
+def answers(
+    model: AnyMAL,
+    examples: Sequence[Example],
+    tokens: Mapping[Item, Tensor],
+    control: str = "clean",
+    seed: int = 0,
+) -> list[str]:
+    """Greedy answers, the items as `control` says (see `evaluate.CONTROLS`).
+
+    Prompts that are the same in tokens are answered once.
+    """
+    if control not in CONTROLS:
+        raise ValueError(control)
+    if control == "removed":
+        examples, spans = [_without_items(e) for e in examples], [[] for _ in examples]
+    elif control == "blank":
+        blanks = {m: blank_tokens(model, m) for m in {item.modality for item in tokens}}
+        spans = [[blanks[item.modality] for item in e.items] for e in examples]
+    else:
+        partner = _partners(tokens, seed) if control == "shuffled" else {i: i for i in tokens}
+        spans = [[tokens[partner[item]] for item in e.items] for e in examples]
+    prompts = [prompt_of(model, e, learn=False) for e in examples]
+    keys = [(p, *map(id, s)) for p, s in zip(prompts, spans, strict=True)]
+    first = {key: k for k, key in reversed(list(enumerate(keys)))}
+    chosen = sorted(first.values())
+    texts = model.respond(
+        [prompts[k] for k in chosen],
+        [span for k in chosen for span in spans[k]],
+        max_new_tokens=model.profile.finetuning.max_new_tokens,
+    )
+    found = dict(zip(chosen, texts, strict=True))
+    return [found[first[key]] for key in keys]
+
+
+def _without_items(example: Example) -> Example:
+    turns = tuple(
+        replace(turn, parts=tuple(p for p in turn.parts if isinstance(p, str)))
+        for turn in example.turns
+    )
+    return replace(example, turns=turns)
+
+
+def _partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
+    """Another item of the same modality for every item."""
+    partner: dict[Item, Item] = {}
+    for modality in sorted({item.modality for item in items}):
+        own = sorted((i for i in items if i.modality == modality), key=lambda item: item.id)
+        order = torch.randperm(len(own), generator=generator_for(seed, "shuffled answers", 0))
+        ring = [own[k] for k in order.tolist()]
+        partner.update(zip(ring, ring[1:] + ring[:1], strict=True))
+    return partner

@@ -1,0 +1,101 @@
+"""Fine-tuning on multimodal instructions: adapters alone, or with LoRA on the LLM (section 3.3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anymal_lib.instruct.examples import Example
+from anymal_lib.instruct.media import Media, prompt_of
+from anymal_lib.instruct.mixture import Drawn, Mixture
+from anymal_lib.lora import add_lora, freeze_lora, has_lora, lora_parameters
+from anymal_lib.model import AnyMAL
+from anymal_lib.seeds import generator_for
+from anymal_lib.specs import TrainSpec
+from anymal_lib.train import StepReport, Trainer, run_steps
+
+_ANSWER_TOKENS = 8  # of a question's end and its answer, for the estimate of a step's work
+
+
+class InstructionTrainer(Trainer):
+    """Trains all adapters, and the LoRA weights where the LLM has any that learn."""
+
+    def __init__(self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int) -> None:
+        learned = nn.ModuleDict({"adapters": model.adapters})
+        if model.llm.learns:
+            # Their own names hold dots, which parameters of a module may not.
+            learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
+        super().__init__(model, "instruction tuning", learned, spec)
+        self.media, self.seed = media, seed
+
+    @property
+    def tokens(self) -> int:
+        """Modality tokens of one item, and a short answer."""
+        specs = self.model.profile.modalities.values()
+        return max(spec.adapter.tokens for spec in specs) + _ANSWER_TOKENS
+
+    def parts(self, samples: Sequence[Drawn]) -> Iterator[Sequence[Drawn]]:
+        """Neighbours stay together: they ask the same question."""
+        for start in range(0, len(samples), self.micro_batch):
+            yield samples[start : start + self.micro_batch]
+
+    def loss(self, part: Sequence[Drawn]) -> Tensor:
+        """Negative log-likelihood of the answers, mean over the examples."""
+        examples = [drawn.example for drawn in part]
+        items = [item for example in examples for item in example.items]
+        tokens = self.media.tokens(
+            self.model,
+            self.learned["adapters"],
+            items,
+            lambda modality: generator_for(self.seed, f"augment {modality}", part[0].step),
+        )
+        prompts = [prompt_of(self.model, example, learn=True) for example in examples]
+        return self.model.response_loss(prompts, tokens)
+
+
+def finetune(
+    model: AnyMAL,
+    media: Media,
+    parts: Mapping[str, Sequence[Example]],
+    spec: TrainSpec,
+    *,
+    lora: bool,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> list[StepReport]:
+    """Train the model's adapters, with `lora` also LoRA on its LLM; returns the loss curve.
+
+    Where the LLM has no LoRA yet, it gets the profile's. See `run_steps` for files and errors.
+    """
+    recipe = model.profile.finetuning
+    if lora and not has_lora(model.llm):
+        add_lora(model.llm, recipe.lora, seed=seed)
+    mixture = Mixture(parts, recipe, spec, seed)
+    trainer = InstructionTrainer(model, media, spec, seed)
+    depends_on = [
+        asdict(recipe),
+        lora,
+        seed,
+        {name: bank.identity() for name, bank in media.banks.items()},
+        mixture.parts,
+        _checksum(trainer.learned),
+    ]
+    curve = run_steps(trainer, mixture, folder=folder, depends_on=depends_on, on_step=on_step)
+    model.adapters.eval()
+    freeze_lora(model.llm)
+    return curve
+
+
+def _checksum(module: nn.Module) -> str:
+    """SHA-256 of a module's weights: a run depends on what it starts from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

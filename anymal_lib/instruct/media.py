@@ -1,0 +1,73 @@
+"""The items that examples name: their features, their modality tokens, and prompts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from anymal_lib.bank import Bank
+from anymal_lib.evaluate import modality_tokens
+from anymal_lib.instruct.examples import Example, Item
+from anymal_lib.model import AnyMAL
+from anymal_lib.prompt import Dialogue, Prompt, render_dialogue
+
+
+@dataclass
+class Media:
+    """The banks of all modalities, and where in them an item is."""
+
+    banks: Mapping[str, Bank]
+
+    def __post_init__(self) -> None:
+        self._rows = {
+            Item(modality, row.id): k
+            for modality, bank in self.banks.items()
+            for k, row in enumerate(bank.rows)
+        }
+
+    def __contains__(self, item: Item) -> bool:
+        return item in self._rows
+
+    def of(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples whose items could all be read."""
+        return [e for e in examples if all(item in self for item in e.items)]
+
+    def tokens(
+        self,
+        model: AnyMAL,
+        adapters: nn.ModuleDict,
+        items: Sequence[Item],
+        generator: Callable[[str], torch.Generator] | None = None,
+    ) -> list[Tensor]:
+        """Modality tokens (q, w) of items in order, with gradients of the adapters.
+
+        `generator` gives, for a modality, the random numbers of its encoder's augmentation.
+        """
+        spans: dict[int, Tensor] = {}
+        for modality in sorted({item.modality for item in items}):
+            places = [k for k, item in enumerate(items) if item.modality == modality]
+            with torch.no_grad():
+                features = self.banks[modality].features(
+                    model.encoders[modality],
+                    [self._rows[items[k]] for k in places],
+                    generator(modality) if generator else None,
+                )
+            spans.update(zip(places, adapters[modality](features), strict=True))
+        return [spans[k] for k in range(len(items))]
+
+    def all_tokens(self, model: AnyMAL, items: Sequence[Item]) -> dict[Item, Tensor]:
+        """Modality tokens (q, w) of each of the items, for evaluation."""
+        wanted = {item.modality for item in items}
+        computed = {name: modality_tokens(model, name, self.banks[name]) for name in wanted}
+        return {item: computed[item.modality][self._rows[item]] for item in set(items)}
+
+
+def prompt_of(model: AnyMAL, example: Example, *, learn: bool) -> Prompt:
+    """An example as a prompt; with `learn` its last answer is there as well."""
+    *before, last = example.turns
+    turns = [(turn.parts, turn.answer) for turn in before]
+    dialogue = Dialogue([*turns, (last.parts, last.answer if learn else None)])
+    return render_dialogue(model.llm, dialogue, system=model.profile.system)

@@ -1,0 +1,130 @@
+"""LoRA on the LLM through peft: the second kind of fine-tuning of the paper (Table 12).
+
+The LLM's own weights stay as they are; the low-rank ones beside them can be trained, switched off,
+merged, and saved in peft's own format.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anymal_lib.errors import AssetError
+from anymal_lib.llm import FrozenLLM
+from anymal_lib.specs import LoraSpec
+
+_NAME = "anymal"
+
+
+def add_lora(llm: FrozenLLM, spec: LoraSpec, *, seed: int) -> None:
+    """Put LoRA beside every linear layer of the LLM but its head, in fp32; it changes nothing yet.
+
+    The new weights learn until `freeze_lora`. Works on bf16, int8 and nf4 alike.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules="all-linear",
+        base_model_name_or_path=llm.identity.source,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        llm.model.add_adapter(config, _NAME)
+    config.base_model_name_or_path = llm.identity.source  # not the folder it was read from
+    for parameter in lora_parameters(llm).values():
+        parameter.data = parameter.data.float()  # steps are smaller than bf16 resolves
+    llm.forget()
+
+
+def has_lora(llm: FrozenLLM) -> bool:
+    """Whether the LLM carries LoRA weights."""
+    return bool(lora_parameters(llm))
+
+
+def lora_parameters(llm: FrozenLLM) -> dict[str, nn.Parameter]:
+    """The LoRA weights by name."""
+    return {name: p for name, p in llm.model.named_parameters() if ".lora_" in name}
+
+
+def freeze_lora(llm: FrozenLLM) -> None:
+    """End the training of the LoRA weights; the LLM is constant again."""
+    for parameter in lora_parameters(llm).values():
+        parameter.requires_grad_(False)
+    llm.forget()
+
+
+@contextmanager
+def without_lora(llm: FrozenLLM) -> Iterator[None]:
+    """Within, the LLM answers as if it had no LoRA."""
+    layers = _layers(llm)
+    for layer in layers:
+        layer.enable_adapters(False)
+    llm.forget()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        freeze_lora(llm)
+
+
+def merge_lora(llm: FrozenLLM) -> None:
+    """Add the LoRA weights to the LLM's own, so that answers take no extra products.
+
+    Rounding to the precision of the LLM can change an answer that was a near tie. A merged LLM is
+    for inference: its LoRA can no longer be trained, switched off or saved.
+    """
+    for layer in _layers(llm):
+        layer.merge(safe_merge=True)
+    llm.forget()
+
+
+def save_lora(llm: FrozenLLM, folder: Path) -> None:
+    """Write `folder` in peft's format; it appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    state = llm.model.get_adapter_state_dict(_NAME)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, partial / "adapter_model.safetensors")
+    llm.model.peft_config[_NAME].save_pretrained(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_lora(llm: FrozenLLM, folder: Path) -> None:
+    """Put saved LoRA weights beside the LLM's own, frozen.
+
+    Raises `AssetError` when the files are missing, damaged, or of another LLM.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        llm.model.load_adapter(str(folder), adapter_name=_NAME, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise AssetError(
+            f"'{folder.name}' in '{folder.parent.name}'",
+            expected="LoRA weights of this LLM in peft's format",
+            got=str(error).splitlines()[0],
+            do="Save the model again or fetch the folder anew.",
+        ) from error
+    for parameter in lora_parameters(llm).values():
+        parameter.data = parameter.data.float()
+    freeze_lora(llm)
+
+
+def _layers(llm: FrozenLLM) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [layer for layer in llm.model.modules() if isinstance(layer, BaseTunerLayer)]

@@ -1,0 +1,139 @@
+"""Prompts of a batch packed into rows in which equal beginnings are read once.
+
+With LoRA the LLM learns, so the text before the first item is no constant any more. Prompts that
+begin with the same text share it nevertheless: a row holds the text and then, as branches, what
+follows in each prompt. A branch sees its text and itself, at the positions it would have alone.
+
+Shape letters: r rows, t positions, w width of the LLM, k learned tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from anymal_lib.llm import FrozenLLM
+from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, pad_rows, split_prefix
+
+_BRANCHES = 8  # of one text in a row: attention grows with the square of a row's length
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Input embeddings of a batch.
+
+    embeddings (r, t, w); mask (r, 1, t, t), 0 where a position may look and the most negative
+    number where not; positions (r, t); rows and targets (k,), prompt by prompt: flat positions
+    whose next token is learned, and that token.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
+    rows: Tensor
+    targets: Tensor
+
+
+def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> Packed:
+    """Embed prompts with shared beginnings; modality tokens in the order of all items."""
+    texts, rest = zip(*map(split_prefix, prompts), strict=True)
+    layouts = layouts_of(rest, modality_tokens)
+    rows = _filled(_groups(texts, layouts), layouts)
+    longest = max(len(row.ids) for row in rows)
+    begins = {k: r * longest + at for r, row in enumerate(rows) for k, at in row.begins.items()}
+    spans = iter(modality_tokens)
+    own = [[next(spans) for _ in range(prompt.items)] for prompt in prompts]
+    places = pad_rows([row.is_item for row in rows], False).to(llm.device)
+    learned = [(k, at) for k, layout in enumerate(layouts) for at in layout.learned()]
+    return Packed(
+        embedded(
+            llm,
+            pad_rows([row.ids for row in rows], 0),
+            places,
+            [span for row in rows for k in row.begins for span in own[k]],
+        ),
+        _mask(rows, llm),
+        pad_rows([row.positions for row in rows], 0).to(llm.device),
+        indices([begins[k] + at - 1 for k, at in learned], llm),
+        indices([layouts[k].ids[at] for k, at in learned], llm),
+    )
+
+
+@dataclass
+class _Group:
+    """A text and some of the prompts that begin with it."""
+
+    text: tuple[int, ...]
+    branches: list[int]
+    length: int  # positions of all
+
+
+@dataclass
+class _Row:
+    """What a row holds, position by position; `begins` says where each prompt's branch does."""
+
+    ids: list[int] = field(default_factory=list)
+    is_item: list[bool] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    group: list[int] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)  # 0: the text itself
+    begins: dict[int, int] = field(default_factory=dict)
+
+    def add(self, group: _Group, layouts: Sequence[Layout]) -> None:
+        """Append a text with its branches."""
+        number = self.group[-1] + 1 if self.group else 0
+        self._extend(list(group.text), [False] * len(group.text), 0, number, 0)
+        for branch, k in enumerate(group.branches, start=1):
+            self.begins[k] = len(self.ids)
+            layout, length = layouts[k], layouts[k].read()
+            ids, is_item = layout.ids[:length], layout.is_item[:length]
+            self._extend(ids, is_item, len(group.text), number, branch)
+
+    def _extend(
+        self, ids: list[int], is_item: list[bool], start: int, group: int, branch: int
+    ) -> None:
+        self.ids += ids
+        self.is_item += is_item
+        self.positions += range(start, start + len(ids))
+        self.group += [group] * len(ids)
+        self.branch += [branch] * len(ids)
+
+
+def _groups(texts: Sequence[tuple[int, ...]], layouts: Sequence[Layout]) -> list[_Group]:
+    """Prompts by their text, at most `_BRANCHES` together."""
+    same: dict[tuple[int, ...], list[int]] = {}
+    for k, text in enumerate(texts):
+        same.setdefault(text, []).append(k)
+    parts = [
+        (text, members[start : start + _BRANCHES])
+        for text, members in same.items()
+        for start in range(0, len(members), _BRANCHES)
+    ]
+    return [
+        _Group(text, part, len(text) + sum(layouts[k].read() for k in part)) for text, part in parts
+    ]
+
+
+def _filled(groups: Sequence[_Group], layouts: Sequence[Layout]) -> list[_Row]:
+    """Rows as long as the longest group, each group in the first one that it fits into."""
+    rows: list[_Row] = []
+    ordered = sorted(groups, key=lambda group: -group.length)
+    for group in ordered:
+        fits = (r for r in rows if len(r.ids) + group.length <= ordered[0].length)
+        if (row := next(fits, None)) is None:
+            rows.append(row := _Row())
+        row.add(group, layouts)
+    return rows
+
+
+def _mask(rows: Sequence[_Row], llm: FrozenLLM) -> Tensor:
+    group = pad_rows([row.group for row in rows], -1).to(llm.device)
+    branch = pad_rows([row.branch for row in rows], -1).to(llm.device)
+    seen = group[:, :, None] == group[:, None]  # (r, t, t), who looks and at what
+    seen &= (branch[:, :, None] == branch[:, None]) | (branch[:, None] == 0)
+    seen = seen.tril()[:, None]
+    nothing = torch.zeros(seen.shape, dtype=llm.dtype, device=llm.device)
+    return nothing.masked_fill(~seen, torch.finfo(llm.dtype).min)
