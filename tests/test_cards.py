@@ -47,7 +47,7 @@ def test_every_card_keeps_the_contract(path):
     assert card.fields["licence"].keys() == {"annotations", "media"}
     assert card.fields["redistribution"] in ("allowed", "forbidden")
     assert card.fields["source"] in KINDS
-    assert card.fields["stage"] in ("align", "evaluate")
+    assert card.fields["stage"] in ("align", "instruct", "evaluate")
     for entry in card.fields["files"]:
         assert entry.keys() == {"path", "sha256", "bytes", "rows"}
         assert re.fullmatch("[0-9a-f]{64}", entry["sha256"] or "0" * 64)
