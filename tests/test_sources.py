@@ -119,6 +119,38 @@ def test_what_answers_state(tmp_path, questions, facts):
     assert easy_vqa.facts_from_answers(tmp_path, "train") == {7: facts}
 
 
+# Questions about them ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return profile_manifest("easy-vqa-questions")
+
+
+def test_every_official_question_is_a_row(questions):
+    for split in ("train", "test"):
+        content = (member("easy-vqa") / split / "questions.json").read_text()
+        rows = [(r.question, *r.answers, int(r.path.stem)) for r in questions.split(split)]
+        assert rows == [tuple(entry) for entry in json.loads(content)]
+    assert [len(questions.split(s)) for s in ("train", "val", "test")] == [38575, 0, 9673]
+    assert len({row.question for row in questions.rows}) == 107
+    card = load_card(CARDS / "easy-vqa-questions" / "card.yaml")
+    assert card.fields["files"][0]["rows"] == len(questions.rows)
+
+
+def test_a_question_has_its_images_captions_and_facts(questions, images):
+    of = {row.id: row for row in images.rows}
+    shared = ("split", "text", "facts", "licence", "group")
+    for row in questions.rows:
+        image = of[row.id.rpartition("-")[0]]
+        assert [getattr(row, name) for name in shared] == [getattr(image, name) for name in shared]
+        assert row.path.name == image.path.name
+    assert [row.id for row in questions.rows[:2]] == ["train-0-0", "train-0-1"]
+    assert questions.rows[0].path.read_bytes() == of["train-0"].path.read_bytes()
+    whats = [row for row in questions.rows if row.answers[0] not in ("yes", "no")]
+    assert all(row.answers[0] in row.facts.values() for row in whats)
+
+
 # IMU ---------------------------------------------------------------------------------------------
 
 

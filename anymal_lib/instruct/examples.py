@@ -28,7 +28,8 @@ class Example:
     Attributes:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
-        source: where it comes from: "written", "synthetic", "pairs" or "captions".
+        source: where it comes from: "written", "facts", "synthetic", "pairs", "captions" or
+            "planted".
     """
 
     turns: tuple[Turn, ...]

@@ -18,13 +18,14 @@ from pathlib import Path
 from anymal_lib.assets import WheelAsset, cache_dir, fetch
 from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
 from anymal_lib.rows import refusal
-from anymal_lib.sources import easy_vqa, moving_shapes, phrases, watch_imu
+from anymal_lib.sources import easy_vqa, easy_vqa_questions, moving_shapes, phrases, watch_imu
 from anymal_lib.sources.catalogue import CARDS, converted_card, not_converted
 
 log = logging.getLogger(__name__)
 
 BUILDERS = {
     "easy-vqa": easy_vqa,
+    "easy-vqa-questions": easy_vqa_questions,
     "moving-shapes": moving_shapes,
     "phrases": phrases,
     "phrases-merlin": phrases,
