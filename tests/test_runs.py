@@ -337,15 +337,9 @@ def test_an_unknown_profile_is_refused_with_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["paper-7b", "paper-13b", "paper-70b"])
-def test_table_12(name):
+def test_the_paper_s_models(name):
     profile = load_profile(name)
     image, imu = profile.modality("image"), profile.modality("imu")
-    assert (image.align.batch, image.align.learning_rate, image.align.steps) == (
-        2048, 2e-4, 100_000,
-    )  # fmt: skip
-    assert (image.adapter.kind, image.adapter.tokens, image.adapter.layers) == ("resampler", 64, 6)
-    assert (imu.align.batch, imu.align.learning_rate, imu.align.steps) == (256, 1e-4, 2000)
-    assert (imu.adapter.kind, imu.adapter.tokens, imu.adapter.layers) == ("linear", 32, 1)
     assert name[6:-1] in profile.llm.repo_id and "Llama-2" in profile.llm.repo_id
     assert profile.llm.repo_id.endswith("-chat-hf"), "instruction-tuned"
     assert (imu.encoder.rate, imu.encoder.window, imu.encoder.width) == (200, 5, 512)
