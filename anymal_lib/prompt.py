@@ -253,7 +253,7 @@ def embedded(
     return embeddings.masked_scatter(places[..., None], flat)
 
 
-def indices(values: list[int], llm: FrozenLLM) -> Tensor:
+def indices(values: Sequence[int], llm: FrozenLLM) -> Tensor:
     """Whole numbers as a tensor where the LLM is."""
     return torch.tensor(values, dtype=torch.long, device=llm.device)
 

@@ -69,13 +69,31 @@ def load(place: str | Path, *, bits: int | None) -> AnyMAL:
         load_lora(llm, folder / LORA)
     model = AnyMAL(llm, profile)
     for modality in config["modalities"]:
-        encoder = MODALITIES[modality].build_encoder(profile.modality(modality).encoder)
-        if encoder.trained_state():
-            _fill(encoder.load_trained_state, folder / f"{modality}.encoder.safetensors")
-        adapter = model.add(modality, encoder)
-        _fill(adapter.load_state_dict, folder / f"{modality}.adapter.safetensors")
-        adapter.eval()
+        _attach(model, folder, modality)
     return model
+
+
+def attach(model: AnyMAL, folder: Path, modality: str) -> None:
+    """Add a saved modality to a model with the same base; its spec joins the model's profile.
+
+    Raises `AssetError` as `load`, and where the folder does not hold the modality.
+    """
+    config = _read_config(folder)
+    _check_base(folder, Identity(**config["base_model"]), model.llm.identity)
+    if modality not in config["modalities"]:
+        raise _damaged(folder / CONFIG, f"only {config['modalities']}")
+    spec = from_plain(config["profile"]).modality(modality)
+    model.profile = model.profile.with_modality(modality, spec)
+    _attach(model, folder, modality)
+
+
+def _attach(model: AnyMAL, folder: Path, modality: str) -> None:
+    encoder = MODALITIES[modality].build_encoder(model.profile.modality(modality).encoder)
+    if encoder.trained_state():
+        _fill(encoder.load_trained_state, folder / f"{modality}.encoder.safetensors")
+    adapter = model.add(modality, encoder)
+    _fill(adapter.load_state_dict, folder / f"{modality}.adapter.safetensors")
+    adapter.eval()
 
 
 def push(model: AnyMAL, repo_id: str, *, private: bool) -> str:

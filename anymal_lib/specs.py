@@ -48,19 +48,24 @@ class LoraSpec:
     alpha: int  # Table 12: 16
 
 
+ALWAYS = (0.0, 1.0)  # from the first step of a run to its last
+
+
 @dataclass(frozen=True)
 class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), first without LoRA, then with.
 
-    `weights` says how often a batch draws from which part of the mixture, in relation to each
-    other; "captions" and "pairs" are parts beside the questions of each modality.
+    The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
+    "pairs" and "words"; see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
     lora_train: TrainSpec  # adapters and LoRA together, from there on
     lora: LoraSpec
     questions: dict[str, str]  # modality -> manifest that holds its questions, or its facts
-    weights: dict[str, float]  # part of the mixture -> weight (ours)
+    weights: dict[str, float]  # part of the mixture -> how often it is drawn, relatively (ours)
+    # Part -> share of the run from which and until which it is drawn; others always (ours).
+    times: dict[str, tuple[float, float]] = field(default_factory=dict)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WORDS = "words"  # the modality of an item that is a text itself: its id is what it says
+
 
 @dataclass(frozen=True)
 class Item:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from anymal_lib.bank import Bank
 from anymal_lib.evaluate import modality_tokens
-from anymal_lib.instruct.examples import Example, Item
+from anymal_lib.instruct.examples import WORDS, Example, Item
 from anymal_lib.model import AnyMAL
-from anymal_lib.prompt import Dialogue, Prompt, render_dialogue
+from anymal_lib.prompt import Dialogue, Prompt, indices, render_dialogue
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Media:
         `generator` gives, for a modality, the random numbers of its encoder's augmentation.
         """
         spans: dict[int, Tensor] = {}
-        for modality in sorted({item.modality for item in items}):
+        for modality in sorted({item.modality for item in items} - {WORDS}):
             places = [k for k, item in enumerate(items) if item.modality == modality]
             with torch.no_grad():
                 features = self.banks[modality].features(
@@ -56,13 +56,18 @@ class Media:
                     generator(modality) if generator else None,
                 )
             spans.update(zip(places, adapters[modality](features), strict=True))
-        return [spans[k] for k in range(len(items))]
+        return [spans[k] if k in spans else _said(model, item) for k, item in enumerate(items)]
 
     def all_tokens(self, model: AnyMAL, items: Sequence[Item]) -> dict[Item, Tensor]:
         """Modality tokens (q, w) of each of the items, for evaluation."""
         wanted = {item.modality for item in items}
         computed = {name: modality_tokens(model, name, self.banks[name]) for name in wanted}
         return {item: computed[item.modality][self._rows[item]] for item in set(items)}
+
+
+def _said(model: AnyMAL, item: Item) -> Tensor:
+    """The token embeddings (q, w) of an item that is a text."""
+    return model.llm.embed(indices(model.llm.tokenize(item.id), model.llm))
 
 
 def prompt_of(model: AnyMAL, example: Example, *, learn: bool) -> Prompt:

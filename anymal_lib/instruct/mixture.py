@@ -1,21 +1,23 @@
 """The mixture that fine-tuning draws from: parts with weights, a question shared by several items.
 
 Several items are asked the same thing in a row: the question is then read once for all of them
-(see `anymal_lib.packing`), and which answer is right depends on the item alone.
+(see `anymal_lib.packing`), and which answer is right depends on the item alone. Each right answer
+comes as often as any other, so that a question does not give its answer away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import Dataset
 
 from anymal_lib.errors import ConfigError
-from anymal_lib.instruct.examples import Example, Turn
+from anymal_lib.instruct.examples import WORDS, Example, Item, Turn
+from anymal_lib.rows import Row
 from anymal_lib.seeds import generator_for
-from anymal_lib.specs import FinetuneSpec, TrainSpec
+from anymal_lib.specs import ALWAYS, FinetuneSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Mixture(Dataset[Drawn]):
     """All examples of a run in order; position k is a function of (seed, k).
 
     A part is drawn by its weight, a question as often as the part asks it, and then
-    `spec.same_question` of the examples that ask it. Parts without a weight are left out. Raises
-    `ConfigError` where no part has one.
+    `spec.same_question` examples that ask it, their answers in turn. Parts without a weight are
+    left out, and those with a time of their own wait for it. Raises `ConfigError` where at some
+    time no part is left.
     """
 
     def __init__(
@@ -41,40 +44,51 @@ class Mixture(Dataset[Drawn]):
         train: TrainSpec,
         seed: int,
     ) -> None:
-        self.train, self.seed = train, seed
-        self.together = spec.same_question
+        self.spec, self.train, self.seed = spec, train, seed
         self.parts = {
             name: list(examples)
             for name, examples in sorted(parts.items())
             if examples and spec.weights.get(name, 0) > 0
         }
-        if not self.parts:
+        if not any(spec.times.get(name, ALWAYS) == ALWAYS for name in self.parts):
             raise ConfigError(
                 "fine-tuning mixture",
-                expected=f"examples of one of {sorted(spec.weights)}",
+                expected=f"examples of one of {sorted(spec.weights)} that is drawn all the time",
                 got=f"examples of {sorted(parts)}" if parts else "none",
-                do="Give these parts a weight in the profile's finetune.weights.",
+                do="Give one of these parts a weight in the profile's finetune.weights.",
             )
-        self.weights = torch.tensor([float(spec.weights[name]) for name in self.parts])
-        self._asked: dict[str, dict[str, list[int]]] = {}
+        # Part -> question -> answer -> places in the part.
+        self._asked: dict[str, dict[str, dict[str, list[int]]]] = {}
         for name, examples in self.parts.items():
             asked = self._asked.setdefault(name, {})
             for k, example in enumerate(examples):
-                asked.setdefault(_beginning(example), []).append(k)
+                same = asked.setdefault(_beginning(example), {})
+                same.setdefault(example.answer, []).append(k)
 
     def __len__(self) -> int:
         return self.train.steps * self.train.batch
 
     def __getitem__(self, position: int) -> Drawn:
-        group, member = divmod(position, self.together)
+        group, member = divmod(position, self.spec.same_question)
         draw = generator_for(self.seed, "mixture", group)
-        name = list(self.parts)[int(torch.multinomial(self.weights, 1, generator=draw))]
-        examples = self.parts[name]
+        step = position // self.train.batch
+        examples = self.parts[name := self._part(step / self.train.steps, draw)]
         first = examples[int(torch.randint(len(examples), (), generator=draw))]
-        same = self._asked[name][_beginning(first)]
-        order = torch.randperm(len(same), generator=draw)
-        example = examples[same[int(order[member % len(same)])]]
-        return Drawn(example, position // self.train.batch)
+        by_answer = list(self._asked[name][_beginning(first)].values())
+        order = torch.randperm(len(by_answer), generator=draw)
+        same = by_answer[int(order[member % len(by_answer)])]
+        own = generator_for(self.seed, "mixture member", position)
+        return Drawn(examples[same[int(torch.randint(len(same), (), generator=own))]], step)
+
+    def _part(self, time: float, draw: torch.Generator) -> str:
+        """A part by its weight, of those drawn when this share of the run is over."""
+        now = [
+            name
+            for name in self.parts
+            if (times := self.spec.times.get(name, ALWAYS))[0] <= time < times[1]
+        ]
+        weights = torch.tensor([float(self.spec.weights[name]) for name in now])
+        return now[int(torch.multinomial(weights, 1, generator=draw))]
 
 
 def _beginning(example: Example) -> str:
@@ -108,3 +122,24 @@ def dialogues(examples: Sequence[Example], *, turns: int, count: int, seed: int)
         later = tuple(Turn((example.question,), example.answer) for example in rest)
         made.append(Example((*first.turns, *later), "dialogue", "dialogues"))
     return made
+
+
+def in_words(examples: Sequence[Example], rows: Mapping[Item, Row]) -> list[Example]:
+    """The same questions about captions in place of the items: they teach the LLM the task."""
+    return [
+        replace(
+            example,
+            turns=tuple(
+                replace(
+                    turn,
+                    parts=tuple(
+                        part if isinstance(part, str) else Item(WORDS, rows[part].text[0])
+                        for part in turn.parts
+                    ),
+                )
+                for turn in example.turns
+            ),
+            source="words",
+        )
+        for example in examples
+    ]
