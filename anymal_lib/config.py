@@ -13,8 +13,10 @@ from anymal_lib.specs import (
     AdapterSpec,
     AudioEncoderSpec,
     Bits,
+    FinetuneSpec,
     ImageEncoderSpec,
     ImuEncoderSpec,
+    LoraSpec,
     ModalitySpec,
     Profile,
     TrainSpec,
@@ -130,6 +132,31 @@ MINI = Profile(
             instructions=VIDEO_INSTRUCTIONS,
         ),
     },
+    finetune=FinetuneSpec(
+        projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=480),
+        lora=LoraSpec(rank=8, alpha=16),
+        questions={
+            "image": "easy-vqa-questions",
+            "imu": "shoulder-imu",
+            "audio": "phrases",
+            "video": "moving-shapes",
+        },
+        weights={
+            "image": 3.0,
+            "negated": 3.0,
+            "imu": 1.0,
+            "audio": 1.0,
+            "video": 1.0,
+            "captions": 0.5,
+            "dialogues": 0.5,
+            "pairs": 1.5,
+            "synthetic": 0.2,
+        },
+        # With plain and negated questions together, a match between question and picture says
+        # nothing about the answer at first: plain ones alone teach to see the match.
+        times={"negated": (0.35, 1.0), "dialogues": (0.35, 1.0)},
+    ),
 )
 
 _CLIP_TEXT = "ViT-L-14-336/openai"

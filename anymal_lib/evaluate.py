@@ -113,6 +113,13 @@ def _exact(texts: list[str], bank: Bank, fact_values: dict[str, list[str]]) -> l
     ]
 
 
+def exact_captions(
+    model: AnyMAL, modality: str, bank: Bank, fact_values: dict[str, list[str]]
+) -> float:
+    """The share of rows whose greedy caption has every fact right."""
+    return float(np.mean(_exact(captions(model, modality, bank), bank, fact_values)))
+
+
 def captions(
     model: AnyMAL, modality: str, bank: Bank, control: str = "clean", seed: int = 0
 ) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anymal_lib.train import StepReport
 
 _COLUMNS = {"video": 2}  # items in a row of samples, where four are too many
-_GOOD, _BAD, _NEUTRAL = "#1b7837", "#b2182b", "#4d4d4d"
+GOOD, BAD, NEUTRAL = "#1b7837", "#b2182b", "#4d4d4d"
 
 
 def samples(
@@ -44,9 +44,9 @@ def samples(
             continue
         row = rows[k]
         draw_item(axis, open_row(row))
-        text, colour = (captions[k] if captions else row.text[0]), _NEUTRAL
+        text, colour = (captions[k] if captions else row.text[0]), NEUTRAL
         if right is not None:
-            colour = _GOOD if right[k] else _BAD
+            colour = GOOD if right[k] else BAD
             text += "" if right[k] else f"\n(truth: {row.text[0]})"
         axis.set_title(_wrapped(text), fontsize=8, color=colour)
     handles, labels = axes.flat[0].get_legend_handles_labels()
@@ -98,9 +98,9 @@ def grounding(controls: Mapping[str, Interval], chance: float, score: str) -> Fi
     names = list(controls)
     values = np.array([controls[name].value for name in names])
     spread = np.array([[c.value - c.low, c.high - c.value] for c in controls.values()]).T
-    colours = [_GOOD if name == "clean" else _NEUTRAL for name in names]
+    colours = [GOOD if name == "clean" else NEUTRAL for name in names]
     axis.barh(names, values, xerr=spread, color=colours, height=0.6, capsize=3)
-    axis.axvline(chance, color=_BAD, ls="--", lw=1, label=f"best blind answer {chance:.2f}")
+    axis.axvline(chance, color=BAD, ls="--", lw=1, label=f"best blind answer {chance:.2f}")
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.05), xlabel=score.replace("_", " "))
     axis.legend(frameon=False, loc="lower right")
@@ -175,6 +175,24 @@ class LiveCurve:
             self._handle.update(figure)
         plt.close(figure)
         self._drawn = time.monotonic()
+
+
+class Progress:
+    """How far something is that takes minutes, in one line that changes."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._handle: DisplayHandle | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say that so many of so many are done."""
+        from IPython.display import display
+
+        line = {"text/plain": f"{self.what}: {done} of {total}"}
+        if self._handle is None:
+            self._handle = display(line, raw=True, display_id=True)
+        else:
+            self._handle.update(line, raw=True)
 
 
 def system(profile: Profile) -> Figure:

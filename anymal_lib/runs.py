@@ -82,7 +82,12 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "SEED": (_seed, "a whole number of at least 0"),
     "OUTPUT_DIR": (str, "a folder"),
     "MANIFEST": (str, "the path of a card.yaml"),
-    "STEPS": (_positive, "alignment steps, a whole number above 0"),
+    "STEPS": (_positive, "training steps, a whole number above 0"),
+    "PROJECTION_STEPS": (_positive, "steps without LoRA, a whole number above 0"),
+    "RANK": (_positive, "the rank of LoRA, a whole number above 0"),
+    "ITEMS": (_positive, "items that a writer is asked about, a whole number above 0"),
+    "WRITER_URL": (str, "the address of an OpenAI-compatible endpoint"),
+    "WRITER_MODEL": (str, "the name of a model there"),
     "ENCODER_STEPS": (_positive, "encoder alignment steps, a whole number above 0"),
     "BATCH": (_positive, "samples a step, a whole number above 0"),
     "LEARNING_RATE": (_rate, "a number between 0 and 1"),
@@ -120,6 +125,18 @@ class Run:
         spec = _override(self.profile.modality(modality), self.asked)
         profile = self.profile.with_modality(modality, spec)
         return replace(profile, bits=self.asked.get("BITS", profile.bits))
+
+    def for_finetuning(self) -> Profile:
+        """The profile with this run's parameters put into the recipe of fine-tuning."""
+        recipe, asked = self.profile.finetuning, self.asked
+        shared = {"BATCH": "batch", "LEARNING_RATE": "learning_rate"}
+        recipe = replace(
+            recipe,
+            projection=_changed(recipe.projection, asked, {"PROJECTION_STEPS": "steps", **shared}),
+            lora_train=_changed(recipe.lora_train, asked, {"STEPS": "steps", **shared}),
+            lora=_changed(recipe.lora, asked, {"RANK": "rank"}),
+        )
+        return replace(self.profile, finetune=recipe, bits=asked.get("BITS", self.profile.bits))
 
     def finish(self, metrics: Mapping[str, Any], *, data: Mapping[str, str], n: int) -> Path:
         """Write metrics.json (see the README for its keys) and return its path.
@@ -228,20 +245,21 @@ def _cast(name: str, value: Any) -> Any:
 
 
 def _override(spec: ModalitySpec, asked: Mapping[str, Any]) -> ModalitySpec:
-    def changed(part: Any, names: Mapping[str, str]) -> Any:
-        given = {attr: asked[name] for name, attr in names.items() if name in asked}
-        return replace(part, **given) if given else part
-
-    align = changed(
-        spec.align, {"STEPS": "steps", "BATCH": "batch", "LEARNING_RATE": "learning_rate"}
-    )
-    adapter = changed(spec.adapter, {"TOKENS": "tokens", "LAYERS": "layers"})
+    names = {"STEPS": "steps", "BATCH": "batch", "LEARNING_RATE": "learning_rate"}
+    align = _changed(spec.align, asked, names)
+    adapter = _changed(spec.adapter, asked, {"TOKENS": "tokens", "LAYERS": "layers"})
     encoder = spec.encoder
     if getattr(encoder, "align", None) is not None:
-        encoder = replace(encoder, align=changed(encoder.align, {"ENCODER_STEPS": "steps"}))
+        encoder = replace(encoder, align=_changed(encoder.align, asked, {"ENCODER_STEPS": "steps"}))
     if isinstance(encoder, VideoEncoderSpec):
-        encoder = changed(encoder, {"FRAMES": "frames"})
+        encoder = _changed(encoder, asked, {"FRAMES": "frames"})
     return replace(spec, align=align, adapter=adapter, encoder=encoder)
+
+
+def _changed(part: Any, asked: Mapping[str, Any], names: Mapping[str, str]) -> Any:
+    """A spec with the parameters that were asked for in place of its fields."""
+    given = {attribute: asked[name] for name, attribute in names.items() if name in asked}
+    return replace(part, **given) if given else part
 
 
 def _speak() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from anymal_lib.encoders import Encoder
 from anymal_lib.errors import ConfigError, DataError
 from anymal_lib.evaluate import CONTROLS, CaptionReport, chance, evaluate_captions
 from anymal_lib.llm import PRECISIONS, FrozenLLM, load_llm
-from anymal_lib.manifest import Manifest, load_manifest
+from anymal_lib.manifest import Manifest, Row, load_manifest
 from anymal_lib.model import AnyMAL
 from anymal_lib.runs import Run
 from anymal_lib.saving import save
@@ -49,10 +49,11 @@ def open_manifest(run: Run, modality: str, *, fold: int | None = None) -> Manife
     else:
         name = run.profile.modality(modality).manifest
         manifest = profile_manifest(name, fold=fold or _default_fold(run))
-    return _limited(run, manifest)
+    return limited(run, manifest)
 
 
-def _limited(run: Run, manifest: Manifest) -> Manifest:
+def limited(run: Run, manifest: Manifest) -> Manifest:
+    """The manifest with LIMIT rows of each split, where the run has a LIMIT."""
     limit = run.asked.get("LIMIT")
     if limit is None:
         return manifest
@@ -94,11 +95,11 @@ def sense(run: Run, modality: str, manifest: Manifest) -> Sensed:
 
     def train_bank(encoder: Encoder) -> Bank:
         if "train" not in banks:
-            banks["train"] = _bank(profile, manifest, encoder, "train")
+            banks["train"] = bank(profile, encoder, manifest, "train")
         return banks["train"]
 
     ready = ready_encoder(profile, modality, manifest, run.seed, train_bank=train_bank)
-    test = _bank(profile, manifest, ready.encoder, "test" if manifest.split("test") else "val")
+    test = bank(profile, ready.encoder, manifest, "test" if manifest.split("test") else "val")
     return Sensed(
         manifest,
         ready.encoder,
@@ -110,10 +111,17 @@ def sense(run: Run, modality: str, manifest: Manifest) -> Sensed:
     )
 
 
-def _bank(profile: Profile, manifest: Manifest, encoder: Encoder, split: str) -> Bank:
+def bank(
+    profile: Profile,
+    encoder: Encoder,
+    manifest: Manifest,
+    split: str,
+    rows: Sequence[Row] | None = None,
+) -> Bank:
+    """A split of a manifest through the frozen part of an encoder; `rows` in place of all."""
     return build_bank(
         encoder,
-        manifest.split(split),
+        manifest.split(split) if rows is None else rows,
         batch=profile.encode_batch,
         max_bad_share=profile.max_bad_share,
         cache=profile.step.cache_features,
@@ -181,8 +189,8 @@ def evaluate_elsewhere(
     run: Run, modality: str, model: AnyMAL, sensed: Sensed, source: str
 ) -> CaptionReport:
     """Captions of another source's test split: the same facts, recorded otherwise."""
-    manifest = _limited(run, profile_manifest(source))
-    test = _bank(run.for_modality(modality), manifest, sensed.encoder, "test")
+    manifest = limited(run, profile_manifest(source))
+    test = bank(run.for_modality(modality), sensed.encoder, manifest, "test")
     facts = sensed.manifest.fact_values
     return evaluate_captions(model, modality, test, facts, seed=run.seed, controls=("clean",))
 

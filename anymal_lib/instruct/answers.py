@@ -102,12 +102,12 @@ def answers(
     if control not in CONTROLS:
         raise ValueError(control)
     if control == "removed":
-        examples, spans = [_without_items(e) for e in examples], [[] for _ in examples]
+        examples, spans = [without_items(e) for e in examples], [[] for _ in examples]
     elif control == "blank":
         blanks = {m: blank_tokens(model, m) for m in {item.modality for item in tokens}}
         spans = [[blanks[item.modality] for item in e.items] for e in examples]
     else:
-        partner = _partners(tokens, seed) if control == "shuffled" else {i: i for i in tokens}
+        partner = partners(tokens, seed) if control == "shuffled" else {i: i for i in tokens}
         spans = [[tokens[partner[item]] for item in e.items] for e in examples]
     prompts = [prompt_of(model, e, learn=False) for e in examples]
     keys = [(p, *map(id, s)) for p, s in zip(prompts, spans, strict=True)]
@@ -122,7 +122,8 @@ def answers(
     return [found[first[key]] for key in keys]
 
 
-def _without_items(example: Example) -> Example:
+def without_items(example: Example) -> Example:
+    """The same conversation in which nothing is sensed."""
     turns = tuple(
         replace(turn, parts=tuple(p for p in turn.parts if isinstance(p, str)))
         for turn in example.turns
@@ -130,7 +131,7 @@ def _without_items(example: Example) -> Example:
     return replace(example, turns=turns)
 
 
-def _partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
+def partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
     """Another item of the same modality for every item."""
     partner: dict[Item, Item] = {}
     for modality in sorted({item.modality for item in items}):

@@ -19,7 +19,7 @@ from anymal_lib.seeds import generator_for
 from anymal_lib.specs import TrainSpec
 from anymal_lib.train import StepReport, Trainer, run_steps
 
-_ANSWER_TOKENS = 8  # of a question's end and its answer, for the estimate of a step's work
+_ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: for a step's work
 
 
 class InstructionTrainer(Trainer):

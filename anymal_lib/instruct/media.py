@@ -13,6 +13,7 @@ from anymal_lib.evaluate import modality_tokens
 from anymal_lib.instruct.examples import WORDS, Example, Item
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Dialogue, Prompt, indices, render_dialogue
+from anymal_lib.rows import Row
 
 
 @dataclass
@@ -27,6 +28,11 @@ class Media:
             for modality, bank in self.banks.items()
             for k, row in enumerate(bank.rows)
         }
+
+    @property
+    def rows(self) -> dict[Item, Row]:
+        """The row of every item."""
+        return {item: self.banks[item.modality].rows[k] for item, k in self._rows.items()}
 
     def __contains__(self, item: Item) -> bool:
         return item in self._rows

@@ -104,8 +104,8 @@ def _beginning(example: Example) -> str:
 def dialogues(examples: Sequence[Example], *, turns: int, count: int, seed: int) -> list[Example]:
     """Conversations of several questions about one item each, made of single questions.
 
-    The item comes with the first question; what follows refers to it. Items with fewer than
-    `turns` questions are left out.
+    The item comes with the first question, after it and before it in turn; what follows refers to
+    it. Items with fewer than `turns` questions are left out.
     """
     of_item: dict[str, list[Example]] = {}
     for example in examples:
@@ -119,9 +119,19 @@ def dialogues(examples: Sequence[Example], *, turns: int, count: int, seed: int)
         group = asked[int(torch.randint(len(asked), (), generator=draw))]
         order = torch.randperm(len(group), generator=draw)[:turns].tolist()
         first, *rest = (group[j] for j in order)
+        first = item_first(first) if k % 2 else first
         later = tuple(Turn((example.question,), example.answer) for example in rest)
         made.append(Example((*first.turns, *later), "dialogue", "dialogues"))
     return made
+
+
+def item_first(example: Example) -> Example:
+    """The same question after its items instead of before them."""
+    turn = example.turns[0]
+    texts = " ".join(part.strip() for part in turn.parts if isinstance(part, str))
+    items = tuple(part for part in turn.parts if isinstance(part, Item))
+    first = replace(turn, parts=(*items, f" {texts}"))
+    return replace(example, turns=(first, *example.turns[1:]))
 
 
 def in_words(examples: Sequence[Example], rows: Mapping[Item, Row]) -> list[Example]:

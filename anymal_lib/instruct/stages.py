@@ -1,0 +1,391 @@
+"""The stages of notebook 06, one call each: aligned model, data, fine-tuning, what it can and cost.
+
+A modality that its own notebook has not aligned yet is aligned here, says so, and is reused.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from anymal_lib import stages
+from anymal_lib.bank import Bank
+from anymal_lib.evaluate import CONTROLS, exact_captions
+from anymal_lib.instruct.answers import AnswerReport, answer_questions
+from anymal_lib.instruct.examples import Example, Item, Turn
+from anymal_lib.instruct.filter import Judged, counts, judge
+from anymal_lib.instruct.finetune import finetune
+from anymal_lib.instruct.media import Media
+from anymal_lib.instruct.mixture import dialogues, item_first
+from anymal_lib.instruct.pairs import item_pairs
+from anymal_lib.instruct.perplexity import perplexity
+from anymal_lib.instruct.plain_text import plain_text
+from anymal_lib.instruct.planted import planted
+from anymal_lib.instruct.questions import from_facts, written
+from anymal_lib.instruct.synthetic import Yield, synthesize
+from anymal_lib.instruct.writers import EndpointWriter, LocalWriter, Writer
+from anymal_lib.llm import load_llm
+from anymal_lib.manifest import Manifest, load_manifest
+from anymal_lib.model import AnyMAL
+from anymal_lib.rows import Row
+from anymal_lib.runs import Run
+from anymal_lib.saving import CONFIG, attach, save
+from anymal_lib.seeds import generator_for
+from anymal_lib.sources import profile_manifest
+from anymal_lib.train import StepReport
+
+log = logging.getLogger(__name__)
+
+NOTEBOOKS = {
+    "image": "02_align_image",
+    "imu": "03_align_imu",
+    "audio": "04_align_audio",
+    "video": "05_align_video",
+}
+_TURNS, _DIALOGUES = 3, 4000  # questions of a conversation; conversations to draw from
+_PAIRS = {"train": 8000, "test": 700}
+_SAMPLE = 1000  # questions on which earlier stages are compared
+_ITEMS = 64  # that a writer is asked about
+_PLANTED = 200
+_KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
+
+
+def aligned_model(run: Run) -> AnyMAL:
+    """The LLM with the adapters that notebooks 02 to 05 aligned on captions."""
+    profile = run.for_finetuning()
+    model = AnyMAL(load_llm(profile.llm, bits=profile.bits), profile)
+    for modality in profile.finetuning.questions:
+        notebook = NOTEBOOKS[modality]
+        folder = run.output.parent / notebook / "adapter"
+        if not (folder / CONFIG).is_file():
+            log.info("%s has not run here: aligning its adapter first ...", notebook)
+            kept = {name: run.asked[name] for name in ("LIMIT", "BITS") if name in run.asked}
+            before = replace(
+                run, notebook=notebook, output=folder.parent, manifest=None, asked=kept
+            )
+            sensed = stages.sense(before, modality, stages.open_manifest(before, modality))
+            stages.align(before, modality, stages.build_model(before, modality, sensed), sensed)
+        attach(model, folder, modality)
+    return model
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """Examples to learn from, by part of the mixture, and to be scored on, by modality."""
+
+    manifests: dict[str, Manifest]
+    train: dict[str, list[Example]]
+    test: dict[str, list[Example]]
+    pairs: list[Example]  # of held-out items that agree or conflict
+    train_media: Media
+    test_media: Media
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many examples there are of each part."""
+        held_out = {**self.test, "pairs": self.pairs}
+        names = [*self.train, *(name for name in held_out if name not in self.train)]
+        return {
+            name: {"train": len(self.train.get(name, ())), "test": len(held_out.get(name, ()))}
+            for name in names
+        }
+
+
+def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
+    """Questions of all modalities, made or read, their items encoded.
+
+    MANIFEST takes the place of the profile's questions for its modality; LIMIT keeps so many rows
+    of each split.
+    """
+    manifests = {}
+    for modality, name in model.profile.finetuning.questions.items():
+        manifests[modality] = stages.limited(run, profile_manifest(name))
+    if run.manifest is not None:
+        own = load_manifest(run.manifest, seed=run.seed)
+        manifests[own.modality] = stages.limited(run, own)
+    train, test, banks = {}, {}, {"train": {}, "test": {}}
+    for modality, manifest in manifests.items():
+        for split, examples in (("train", train), ("test", test)):
+            examples[modality], rows = _questions(manifest, split, run.seed)
+            encoder = model.encoders[modality]
+            banks[split][modality] = stages.bank(model.profile, encoder, manifest, split, rows)
+    media = {split: Media(found) for split, found in banks.items()}
+    train = {name: media["train"].of(examples) for name, examples in train.items()}
+    test = {name: media["test"].of(examples) for name, examples in test.items()}
+    asked = [e for examples in train.values() for e in examples]
+    negated = [e for e in asked if e.kind.startswith("negated")]
+    plain = {
+        m: [e for e in found if not e.kind.startswith("negated")] for m, found in train.items()
+    }
+    captioned = [
+        e for m, bank in banks["train"].items() for e in _captions(model, m, bank, run.seed)
+    ]
+    return InstructionSet(
+        manifests,
+        {
+            **plain,
+            "negated": negated,
+            "dialogues": dialogues(asked, turns=_TURNS, count=_DIALOGUES, seed=run.seed),
+            "pairs": _pairs(banks["train"], "train", run.seed),
+            "captions": captioned,
+        },
+        test,
+        _pairs(banks["test"], "test", run.seed),
+        media["train"],
+        media["test"],
+    )
+
+
+def _questions(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+    rows = manifest.split(split)
+    if any(row.question for row in rows):
+        return written(manifest, split)
+    values = manifest.fact_values
+    return from_facts(rows, manifest.modality, seed=seed, fact_values=values), rows
+
+
+def _pairs(banks: dict[str, Bank], split: str, seed: int) -> list[Example]:
+    rows = {modality: bank.rows for modality, bank in banks.items()}
+    return item_pairs(rows, count=_PAIRS[split], seed=seed)
+
+
+def _captions(model: AnyMAL, modality: str, bank: Bank, seed: int) -> list[Example]:
+    """Every captioned item once, under an instruction and with a phrasing that the seed draws."""
+    examples = []
+    for k, row in enumerate(bank.rows):
+        if row.text:
+            draw = random.Random(f"{seed}/{modality}/{k}")
+            said = draw.choice(model.spec(modality).instructions)
+            turn = Turn((f"{said} ", Item(modality, row.id)), draw.choice(row.text))
+            examples.append(Example((turn,), "caption", "captions"))
+    return examples
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One stage of fine-tuning: its loss curve and how long it took."""
+
+    curve: list[StepReport]
+    seconds: float
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last tenth of the steps."""
+        last = self.curve[-max(1, len(self.curve) // 10) :]
+        return sum(point.loss for point in last) / len(last)
+
+
+def tune(
+    run: Run,
+    model: AnyMAL,
+    data: InstructionSet,
+    *,
+    lora: bool,
+    extra: Sequence[Example] = (),
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> Tuned:
+    """Fine-tune the adapters, with `lora` the LLM's LoRA too; `extra` joins as "synthetic".
+
+    Curve and model go below the run's output folder.
+    """
+    recipe = model.profile.finetuning
+    spec = recipe.lora_train if lora else recipe.projection
+    place = run.output if lora else run.output / "projection"
+    started = time.perf_counter()
+    curve = finetune(
+        model,
+        data.train_media,
+        {**data.train, "synthetic": list(extra)},
+        spec,
+        lora=lora,
+        seed=run.seed,
+        folder=place,
+        on_step=on_step,
+    )
+    shutil.rmtree(place / "adapter", ignore_errors=True)
+    save(model, place / "adapter")
+    return Tuned(curve, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model answers and says at one stage."""
+
+    vqa: AnswerReport  # about pictures, on a sample where `whole` is not asked for
+    questions: dict[str, AnswerReport]  # about the other modalities
+    pairs: AnswerReport
+    dialogues: AnswerReport  # the last of several questions about one item
+    item_first: AnswerReport  # questions that follow their item
+    captions: dict[str, float]  # modality -> exact captions of held-out items
+    perplexity: float  # on plain text
+
+
+def scores(run: Run, model: AnyMAL, data: InstructionSet, *, whole: bool) -> Scores:
+    """Answer held-out questions, caption held-out items, read plain text.
+
+    With `whole` every question is asked and under every control; without, a sample of them.
+    """
+    asked = {m: found if whole else _sample(found, run.seed) for m, found in data.test.items()}
+    controls = CONTROLS if whole else ("clean",)
+    found = {
+        m: answer_questions(model, data.test_media, e, controls=controls, seed=run.seed)
+        for m, e in asked.items()
+    }
+    sample = _sample([e for found in data.test.values() for e in found], run.seed)
+    several = dialogues(
+        [e for found in data.test.values() for e in found],
+        turns=_TURNS,
+        count=_SAMPLE // 2,
+        seed=run.seed,
+    )
+    said = {
+        modality: exact_captions(model, modality, bank, data.manifests[modality].fact_values)
+        for modality, bank in data.test_media.banks.items()
+        if all(row.text for row in bank.rows)
+    }
+    first, *_ = found
+    return Scores(
+        found.pop("image" if "image" in found else first),
+        found,
+        *(
+            answer_questions(model, data.test_media, e, seed=run.seed)
+            for e in (data.pairs, several, [item_first(e) for e in sample])
+        ),
+        said,
+        perplexity(model.llm, plain_text()),
+    )
+
+
+def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
+    order = torch.randperm(len(examples), generator=generator_for(seed, "sample", 0))
+    return [examples[k] for k in order[:_SAMPLE].tolist()]
+
+
+def ask_writer(
+    run: Run, model: AnyMAL, data: InstructionSet, on_progress: Callable[[int, int], None]
+) -> dict[str, Yield]:
+    """Synthetic pairs about some training items of each modality, by modality.
+
+    The writer is the run's own LLM without LoRA, or what WRITER_URL and WRITER_MODEL name. What it
+    wrote is kept in the output folder and not asked for again.
+    """
+    writer: Writer
+    if "WRITER_URL" in run.asked:
+        name = run.asked.get("WRITER_MODEL", "default")
+        writer = EndpointWriter(run.asked["WRITER_URL"], name, key_variable=_KEY)
+    else:
+        writer = LocalWriter(model.llm)
+    found = {}
+    for modality, bank in data.train_media.banks.items():
+        count = min(len(bank.rows), max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests)))
+        rows = [bank.rows[k * len(bank.rows) // count] for k in range(count)]
+        found[modality] = synthesize(
+            rows,
+            writer,
+            seed=run.seed,
+            file=run.output / f"synthetic-{modality}.jsonl",
+            fact_values=data.manifests[modality].fact_values,
+            on_progress=on_progress,
+        )
+    return found
+
+
+def judge_all(
+    run: Run, model: AnyMAL, data: InstructionSet, yields: Mapping[str, Yield]
+) -> dict[str, list[Judged]]:
+    """The filter on synthetic pairs, on written ones, and on planted ones that it should find.
+
+    "planted: text answers" are to be dropped, "planted: grounded" are held-out questions and are
+    to be kept; 200 each where there are so many.
+    """
+    synthetic = [e for found in yields.values() for e in found.examples]
+    items = sorted({i for e in data.pairs for i in e.items}, key=str)
+    text_answers = planted(items, seed=run.seed)
+    draw = random.Random(f"planted {run.seed}")
+    grounded = [
+        e
+        for found in data.test.values()
+        for e in draw.sample(found, min(len(found), _PLANTED // len(data.test)))
+    ]
+    asked = [e for name in data.test for e in data.train[name]]
+    sets = {
+        "synthetic": (synthetic, data.train_media),
+        "written": (draw.sample(asked, min(len(asked), _PLANTED)), data.train_media),
+        "planted: text answers": (
+            draw.sample(text_answers, min(len(text_answers), _PLANTED)),
+            data.test_media,
+        ),
+        "planted: grounded": (grounded, data.test_media),
+    }
+    values = {name: manifest.fact_values for name, manifest in data.manifests.items()}
+    return {
+        name: judge(model, media, examples, media.rows, values, seed=run.seed)
+        for name, (examples, media) in sets.items()
+        if examples
+    }
+
+
+def bars(stages: Mapping[str, Scores]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """For `figures.stage_bars`: scores by stage, and the best blind answers."""
+
+    def reports(found: Scores) -> dict[str, AnswerReport]:
+        return {"image": found.vqa, **found.questions, "two items": found.pairs}
+
+    blind = {what: report.blind for what, report in reports(stages["lora"]).items()}
+    return {
+        name: {what: report.accuracy for what, report in reports(found).items()}
+        for name, found in stages.items()
+    }, blind
+
+
+def finetuning_metrics(
+    stages: Mapping[str, Scores],
+    judged: Mapping[str, Sequence[Judged]],
+    yields: Mapping[str, Yield],
+    tuned: Mapping[str, Tuned],
+) -> dict[str, Any]:
+    """The `metrics` part of metrics.json for notebook 06; stages aligned, projection, lora."""
+    last, first = stages["lora"], stages["aligned"]
+
+    def dropped(name: str) -> float:
+        return float(np.mean([found.reason is not None for found in judged[name]]))
+
+    candidates = [found for name in ("synthetic", "written") for found in judged.get(name, ())]
+    return {
+        "vqa_accuracy": last.vqa.accuracy,
+        "vqa_kinds": last.vqa.by_kind,
+        "by_stage": {name: found.vqa.accuracy for name, found in stages.items()},
+        "grounding": last.vqa.controls,
+        "blind": last.vqa.blind,
+        "questions": {name: found.accuracy for name, found in last.questions.items()},
+        "questions_kinds": {name: found.by_kind for name, found in last.questions.items()},
+        "questions_grounding": {name: found.controls for name, found in last.questions.items()},
+        "interleaved": {
+            "agreement_accuracy": last.pairs.accuracy,
+            "kinds": last.pairs.by_kind,
+            "dialogues": last.dialogues.accuracy,
+            "item_first": last.item_first.accuracy,
+        },
+        "filter": {
+            "planted_text_answerable_dropped": dropped("planted: text answers"),
+            "planted_grounded_dropped": dropped("planted: grounded"),
+            "before": len(candidates),
+            "after": sum(found.reason is None for found in candidates),
+            "sets": {name: counts(found) for name, found in judged.items()},
+        },
+        "synthetic": {
+            name: {"asked": found.asked, "written": len(found.pairs), "kept": found.kept}
+            for name, found in yields.items()
+        },
+        "captions": {"before": first.captions, "after": last.captions},
+        "text_perplexity": {"before": first.perplexity, "after": last.perplexity},
+        "final_loss": {name: found.final_loss for name, found in tuned.items()},
+        "train_seconds": {name: found.seconds for name, found in tuned.items()},
+    }
