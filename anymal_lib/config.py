@@ -75,6 +75,14 @@ MINI_IMAGE_ENCODER = ImageEncoderSpec(
     align=TrainSpec(batch=128, learning_rate=3e-3, steps=300),
 )
 
+# MM-IT was never published. These have questions, or facts that questions are made of.
+OPEN_QUESTIONS = {
+    "image": "easy-vqa-questions",
+    "imu": "shoulder-imu",
+    "audio": "phrases",
+    "video": "moving-shapes",
+}
+
 MINI = Profile(
     name="mini",
     llm=SMOLLM2_135M,
@@ -136,12 +144,7 @@ MINI = Profile(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60),
         lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=480),
         lora=LoraSpec(rank=8, alpha=16),
-        questions={
-            "image": "easy-vqa-questions",
-            "imu": "shoulder-imu",
-            "audio": "phrases",
-            "video": "moving-shapes",
-        },
+        questions=OPEN_QUESTIONS,
         weights={
             "image": 3.0,
             "negated": 3.0,
@@ -175,6 +178,9 @@ _CLAP = HubAsset(
 )
 
 
+_MMIT = TrainSpec(128, 1e-5, 3_000, micro_batch=4, checkpoint_every=250)  # Table 12
+
+
 def _from_hub(
     name: str, llm: str, modalities: dict[str, ModalitySpec], bits: Bits | None
 ) -> Profile:
@@ -183,6 +189,14 @@ def _from_hub(
         llm=HubAsset(repo_id=llm, revision="main", filename=None, sha256=None),
         modalities=modalities,
         bits=bits,
+        finetune=FinetuneSpec(
+            projection=_MMIT,
+            lora_train=_MMIT,
+            lora=LoraSpec(rank=64, alpha=16),
+            questions=OPEN_QUESTIONS,
+            weights=dict.fromkeys((*OPEN_QUESTIONS, "negated", "dialogues", "pairs"), 1.0),
+            max_new_tokens=64,
+        ),
     )
 
 
