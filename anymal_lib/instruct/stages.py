@@ -348,9 +348,10 @@ def judge_all(
     }
 
 
-def reports_of(found: Scores) -> dict[str, AnswerReport]:
-    """The questions of one stage, by what they are about."""
-    return {found.vqa_about: found.vqa, **found.questions, "two items": found.pairs}
+def reports_of(found: Scores, *, pairs: bool = True) -> dict[str, AnswerReport]:
+    """The questions of one stage, by what they are about; `pairs` are those about two items."""
+    single = {found.vqa_about: found.vqa, **found.questions}
+    return {**single, "two items": found.pairs} if pairs else single
 
 
 def bars(stages: Mapping[str, Scores]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
