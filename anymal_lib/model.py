@@ -108,13 +108,14 @@ class AnyMAL:
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]
     ) -> Tensor:
         """Log-likelihood of each learned token (k,), prompt by prompt."""
-        switches = self.profile.step
-        if switches.prefix and self.llm.learns:
-            packed = pack(self.llm, prompts, modality_tokens)
-            states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
-            return self._of_rows(states, packed.rows, packed.targets)
         prefix = None
-        if switches.prefix:
+        if self.profile.step.prefix and self.llm.learns:
+            packed = pack(self.llm, prompts, modality_tokens)
+            # The mask of packed rows knows no window of attention.
+            if self.llm.window is None or packed.positions.max() < self.llm.window:
+                states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
+                return self._of_rows(states, packed.rows, packed.targets)
+        elif self.profile.step.prefix:
             texts, prompts = zip(*map(split_prefix, prompts), strict=True)
             prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.
