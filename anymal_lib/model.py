@@ -167,6 +167,13 @@ class AnyMAL:
         dialogues = [
             part if isinstance(part, Dialogue) else Dialogue([(part, None)]) for part in prompt
         ]
+        if any(dialogue.turns and dialogue.turns[-1][1] is not None for dialogue in dialogues):
+            raise InputError(
+                "dialogue",
+                expected="a last turn without an answer (None), which is to be generated",
+                got="one with an answer",
+                do="Add what the user says next, or put None in the answer's place.",
+            )
         prompts = [render_dialogue(self.llm, d, system=self.profile.system) for d in dialogues]
         items = [item for dialogue in dialogues for item in dialogue.items]
         return self.respond(prompts, self.encode(items), max_new_tokens=max_new_tokens)
