@@ -18,6 +18,7 @@ _HOMES = {
     "AnyMAL": "anymal_lib.model",
     "AnyMALError": "anymal_lib.errors",
     "Audio": "anymal_lib.inputs",
+    "Dialogue": "anymal_lib.prompt",
     "Image": "anymal_lib.inputs",
     "Imu": "anymal_lib.inputs",
     "Video": "anymal_lib.inputs",

@@ -66,6 +66,9 @@ def headline(metrics: Mapping[str, Any]) -> str:
         "exact match": metrics.get("exact_match"),
         **metrics.get("attributes", {}),
         "recall@1": metrics.get("retrieval", {}).get("recall_at_1"),
+        "vqa": metrics.get("vqa_accuracy"),
+        **metrics.get("questions", {}),
+        "agreement": metrics.get("interleaved", {}).get("agreement_accuracy"),
     }
     parts = [f"{name} {100 * v:.1f} %" for name, v in found.items() if v is not None]
     parts += [f"{name} {value:.2f}" for name, value in metrics.get("ratios", {}).items()]

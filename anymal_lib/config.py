@@ -142,7 +142,7 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60),
-        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=480),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=450),
         lora=LoraSpec(rank=8, alpha=16),
         questions=OPEN_QUESTIONS,
         weights={

@@ -134,6 +134,11 @@ class FrozenLLM:
         return any(p.requires_grad for p in self.model.parameters())
 
     @property
+    def window(self) -> int | None:
+        """How many positions some layer's attention looks back over; None where all."""
+        return getattr(self.model.config, "sliding_window", None)
+
+    @property
     def end_of_turn(self) -> int:
         """The token that ends a response."""
         return self.tokenizer.eos_token_id

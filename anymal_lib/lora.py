@@ -10,17 +10,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anymal_lib.errors import AssetError
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.specs import LoraSpec
 
 _NAME = "anymal"
+_WEIGHTS = "adapter_model.safetensors"
 
 
 def add_lora(llm: FrozenLLM, spec: LoraSpec, *, seed: int) -> None:
@@ -34,12 +36,8 @@ def add_lora(llm: FrozenLLM, spec: LoraSpec, *, seed: int) -> None:
         r=spec.rank,
         lora_alpha=spec.alpha,
         target_modules="all-linear",
-        base_model_name_or_path=llm.identity.source,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        llm.model.add_adapter(config, _NAME)
-    config.base_model_name_or_path = llm.identity.source  # not the folder it was read from
+    _inject(llm, config, seed)
     for parameter in lora_parameters(llm).values():
         parameter.data = parameter.data.float()  # steps are smaller than bf16 resolves
     llm.forget()
@@ -71,8 +69,8 @@ def unfreeze_lora(llm: FrozenLLM) -> None:
 
 @contextmanager
 def without_lora(llm: FrozenLLM) -> Iterator[None]:
-    """Within, the LLM answers as if it had no LoRA."""
-    layers = _layers(llm)
+    """Within, the LLM answers as if it had no LoRA; weights that learn go on doing so after it."""
+    layers, learning = _layers(llm), llm.learns
     for layer in layers:
         layer.enable_adapters(False)
     llm.forget()
@@ -81,7 +79,9 @@ def without_lora(llm: FrozenLLM) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        freeze_lora(llm)
+        for parameter in lora_parameters(llm).values():
+            parameter.requires_grad_(learning)
+        llm.forget()
 
 
 def merge_lora(llm: FrozenLLM) -> None:
@@ -102,10 +102,11 @@ def save_lora(llm: FrozenLLM, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = llm.model.get_adapter_state_dict(_NAME)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial / "adapter_model.safetensors")
-    llm.model.peft_config[_NAME].save_pretrained(str(partial))
+    tensors = {name: p.detach().cpu().contiguous() for name, p in _by_file_name(llm).items()}
+    save_file(tensors, partial / _WEIGHTS)
+    config = copy(llm.model.peft_config[_NAME])
+    config.target_modules = sorted(config.target_modules)  # a set has another order every time
+    config.save_pretrained(str(partial))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -115,10 +116,14 @@ def load_lora(llm: FrozenLLM, folder: Path) -> None:
 
     Raises `AssetError` when the files are missing, damaged, or of another LLM.
     """
+    from peft import LoraConfig
     from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        llm.model.load_adapter(str(folder), adapter_name=_NAME, is_trainable=False)
+        tensors = load_file(folder / _WEIGHTS)
+        _inject(llm, LoraConfig.from_pretrained(str(folder)), seed=0)
+        _fill(llm, tensors)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise AssetError(
             f"'{folder.name}' in '{folder.parent.name}'",
@@ -126,9 +131,35 @@ def load_lora(llm: FrozenLLM, folder: Path) -> None:
             got=str(error).splitlines()[0],
             do="Save the model again or fetch the folder anew.",
         ) from error
-    for parameter in lora_parameters(llm).values():
-        parameter.data = parameter.data.float()
     freeze_lora(llm)
+
+
+def _inject(llm: FrozenLLM, config: Any, seed: int) -> None:
+    """Put fresh LoRA weights of a peft configuration beside the LLM's own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        llm.model.add_adapter(config, _NAME)
+    config.base_model_name_or_path = llm.identity.source  # not the folder it was read from
+
+
+def _by_file_name(llm: FrozenLLM) -> dict[str, nn.Parameter]:
+    """The LoRA weights by the names that peft gives them in files."""
+    return {
+        f"base_model.model.{name.replace(f'.{_NAME}', '')}": parameter
+        for name, parameter in lora_parameters(llm).items()
+    }
+
+
+def _fill(llm: FrozenLLM, tensors: dict[str, Tensor]) -> None:
+    """Put saved weights in place of the fresh ones; `ValueError` unless all fit."""
+    parameters = _by_file_name(llm)
+    if unknown := sorted(tensors.keys() ^ parameters.keys()):
+        raise ValueError(f"{len(unknown)} tensors too many or too few, such as {unknown[0]}")
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            got, wanted = tuple(tensors[name].shape), tuple(parameter.shape)
+            raise ValueError(f"{name} of shape {got} in place of {wanted}")
+        parameter.data = tensors[name].to(parameter.device, torch.float32)
 
 
 def _layers(llm: FrozenLLM) -> list[Any]:

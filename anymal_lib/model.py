@@ -108,13 +108,14 @@ class AnyMAL:
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]
     ) -> Tensor:
         """Log-likelihood of each learned token (k,), prompt by prompt."""
-        switches = self.profile.step
-        if switches.prefix and self.llm.learns:
-            packed = pack(self.llm, prompts, modality_tokens)
-            states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
-            return self._of_rows(states, packed.rows, packed.targets)
         prefix = None
-        if switches.prefix:
+        if self.profile.step.prefix and self.llm.learns:
+            packed = pack(self.llm, prompts, modality_tokens)
+            # The mask of packed rows knows no window of attention.
+            if self.llm.window is None or packed.positions.max() < self.llm.window:
+                states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
+                return self._of_rows(states, packed.rows, packed.targets)
+        elif self.profile.step.prefix:
             texts, prompts = zip(*map(split_prefix, prompts), strict=True)
             prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.
@@ -166,6 +167,13 @@ class AnyMAL:
         dialogues = [
             part if isinstance(part, Dialogue) else Dialogue([(part, None)]) for part in prompt
         ]
+        if any(dialogue.turns and dialogue.turns[-1][1] is not None for dialogue in dialogues):
+            raise InputError(
+                "dialogue",
+                expected="a last turn without an answer (None), which is to be generated",
+                got="one with an answer",
+                do="Add what the user says next, or put None in the answer's place.",
+            )
         prompts = [render_dialogue(self.llm, d, system=self.profile.system) for d in dialogues]
         items = [item for dialogue in dialogues for item in dialogue.items]
         return self.respond(prompts, self.encode(items), max_new_tokens=max_new_tokens)

@@ -88,9 +88,16 @@ def render(
 
 
 def render_dialogue(llm: FrozenLLM, dialogue: Dialogue, *, system: str = "") -> Prompt:
-    """Render a conversation through the chat template; `InputError` as `render`, and where an
-    answer before the last is missing.
+    """Render a conversation through the chat template; `InputError` as `render`, and where there
+    is no turn or an answer before the last is missing.
     """
+    if not dialogue.turns:
+        raise InputError(
+            "dialogue",
+            expected="at least one turn",
+            got="none",
+            do="Put in what the user says and None: Dialogue([(['What is it? ', item], None)]).",
+        )
     *before, (last, response) = dialogue.turns
     messages = [{"role": "system", "content": system}] if system else []
     answers = []
@@ -135,12 +142,16 @@ def _with_answers(
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, int], ...]]:
     """Token ids around the items with the answers in their places, and where these are.
 
-    An answer ends with the end of the turn, which the template may write or not.
+    An answer ends with the end of the turn, which the template may write or not. Where it puts
+    a space before, that is left out: an answer has none when it is learned and generated.
     """
+    end = llm.tokenizer.decode([llm.end_of_turn])
     first, *following = rendered.split(_ANSWER)
     pieces = [_tokens(llm, text) for text in first.split(_PLACE)]
     earlier = []
     for answer, text in zip(answers, following, strict=True):
+        if text.lstrip().startswith(end):
+            text = text.lstrip()
         after, *others = [_tokens(llm, part) for part in text.split(_PLACE)]
         start = len(pieces[-1])
         closed = (*answer, *(() if after[:1] == (llm.end_of_turn,) else (llm.end_of_turn,)))

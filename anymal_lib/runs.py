@@ -28,7 +28,15 @@ from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
 
-_PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "open_clip_torch", "timm")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "accelerate",
+    "peft",
+    "open_clip_torch",
+    "timm",
+)
 _INJECTED = "# Parameters"  # how Papermill's own cell begins
 
 

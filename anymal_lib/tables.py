@@ -164,6 +164,7 @@ NOTEBOOKS = {
     "03_align_imu": "teach the LLM to feel motion: captions of sensor signals",
     "04_align_audio": "teach the LLM to hear: captions of sounds",
     "05_align_video": "teach the LLM to watch: captions of clips",
+    "06_finetune_mmit": "answer questions about all of them, with and without LoRA",
     "11_performance": "measure what a training step costs, beside other recipes",
 }
 

@@ -131,14 +131,20 @@ def own_loss():
         for k, span in enumerate(spans):
             kinds.insert(2 * k + 1, (None, span))
         rows, labels = [], []
-        for piece, span in [*kinds, (prompt.response, None)]:
+        for piece, span in kinds:
             rows.append(
                 llm.embed(torch.tensor(piece, dtype=torch.long))
                 if span is None
                 else span.to(llm.dtype)
             )
             labels += [-100] * len(rows[-1])
-        labels[-len(prompt.response) :] = prompt.response
+        rows.append(llm.embed(torch.tensor(prompt.response, dtype=torch.long)))
+        labels += prompt.response
+        starts = [sum(map(len, rows[: 2 * k])) for k in range(len(prompt.pieces))]
+        for piece, start, stop in prompt.earlier:
+            if piece > 0:  # answers after the first item
+                answer = prompt.pieces[piece][start:stop]
+                labels[starts[piece] + start : starts[piece] + stop] = answer
         return llm.model(
             inputs_embeds=torch.cat(rows)[None],
             attention_mask=torch.ones(1, len(labels), dtype=torch.long),

@@ -20,7 +20,7 @@ from anymal_lib.errors import AnyMALError, AssetError, InputError
 from anymal_lib.inputs import Audio, Image, Imu, Video
 from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest
-from anymal_lib.prompt import render
+from anymal_lib.prompt import Dialogue, render_dialogue
 
 TOKENS = 8
 
@@ -92,8 +92,9 @@ def test_batches_equal_one_by_one_in_any_order(new_model, one_by_one, batch):
 def own_answer(model, parts):
     """Transformers' greedy answer to one prompt, embedded here piece by piece."""
     llm = model.llm
-    prompt = render(llm, parts, system=model.profile.system)
-    spans = model.encode([part for part in parts if not isinstance(part, str)])
+    dialogue = parts if isinstance(parts, Dialogue) else Dialogue([(parts, None)])
+    prompt = render_dialogue(llm, dialogue, system=model.profile.system)
+    spans = model.encode(dialogue.items)
     table = [llm.embed(torch.tensor(piece, dtype=torch.long)) for piece in prompt.pieces]
     rows = [table[0]]
     for span, piece in zip(spans, table[1:], strict=True):
@@ -188,6 +189,52 @@ def test_the_input_decides_the_answer(model):
         say("See ", motion(5), " feel ", picture(4)),
     ]
     assert base not in others and len(set(others)) == 3
+
+
+def conversations():
+    """Prompts of several turns, with items in the first, the last, all or none of them."""
+    return [
+        Dialogue([(["What is it? ", picture(0)], "a dot"), (["And its colour?"], None)]),
+        Dialogue([(["Hi"], "Hello."), (["What is it? ", motion(2)], None)]),
+        Dialogue([([picture(1)], "red"), ([tone(300)], "low"), ([picture(1), " again?"], None)]),
+        Dialogue([(["Hi"], "Hello."), (["Who are you?"], None)]),
+        Dialogue([(["Who are you?"], None)]),
+    ]
+
+
+def test_conversations_answer_as_transformers_alone_and_beside_lists(model, one_by_one):
+    alone = [model.generate(dialogue, max_new_tokens=TOKENS) for dialogue in conversations()]
+    assert alone == [own_answer(model, dialogue) for dialogue in conversations()]
+    assert len(set(alone)) == 5
+    assert alone[-1] == one_by_one[0], "one turn is a list"
+    mixed = [p for pair in zip(mixed_prompts(), conversations(), strict=False) for p in pair]
+    said = model.generate(mixed, max_new_tokens=TOKENS)
+    assert said == [a for pair in zip(one_by_one, alone, strict=False) for a in pair]
+    assert model.generate(mixed[::-1], max_new_tokens=TOKENS) == said[::-1]
+
+
+def test_every_turn_of_a_conversation_is_read(model):
+    def say(first=4, answer="a dot", last="And now?"):
+        turns = [(["See ", picture(first)], answer), ([last], None)]
+        return model.generate(Dialogue(turns), max_new_tokens=TOKENS)
+
+    said = [say(), say(first=3), say(answer="a ring"), say(last="Why?")]
+    assert len(set(said)) == 4 and say() == said[0]
+
+
+@pytest.mark.parametrize(
+    ("turns", "got"),
+    [
+        ([], "got none"),
+        ([(["Hi"], "Hello.")], "got one with an answer"),
+        ([(["Hi"], None), (["Who?"], None)], "a turn without one"),
+        ([(["Hi"], "Hello."), ([""], None)], "an empty prompt"),
+    ],
+)
+def test_a_conversation_that_nobody_can_go_on_with_is_refused(model, turns, got):
+    for prompt in (Dialogue(turns), [["Hi"], Dialogue(turns)]):
+        with pytest.raises(InputError, match=got):
+            model.generate(prompt, max_new_tokens=2)
 
 
 def test_encode_keeps_the_order_of_mixed_items(model):

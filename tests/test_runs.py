@@ -100,6 +100,7 @@ WRONG = {
 WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BANK"] = WRONG["COMPARE_BITS"]
 for name in (
     "STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT", "ROUNDS", "FRAMES",
+    "PROJECTION_STEPS", "RANK", "ITEMS",
 ):  # fmt: skip
     WRONG[name] = [0, -3, 2.5, "many", "2.5", [5], float("nan"), float("inf")]
 
@@ -113,7 +114,8 @@ def test_wrong_values_are_refused_with_the_parameter(begin, name, value):
 
 
 def test_every_parameter_has_wrong_values_above():
-    assert set(PARAMETERS) - set(WRONG) == {"OUTPUT_DIR", "MANIFEST"}, "any text is a path"
+    texts = {"OUTPUT_DIR", "MANIFEST", "WRITER_URL", "WRITER_MODEL"}
+    assert set(PARAMETERS) - set(WRONG) == texts, "any text is a path, or a name"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from anymal_lib.metrics import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-_OTHERS = 8  # items that take the place of the one at hand
+_OTHERS = 4  # items that take the place of the one at hand
 _LEAST_GAIN = 0.1  # nats by which the item must make the answer likelier
 _SURE = 0.95  # probability of an answer from which the judge knows it without the item
 

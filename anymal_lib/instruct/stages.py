@@ -52,8 +52,8 @@ NOTEBOOKS = {
 }
 _TURNS, _DIALOGUES = 3, 4000  # questions of a conversation; conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
-_SAMPLE = 1000  # questions on which earlier stages are compared
-_ITEMS = 64  # that a writer is asked about
+_SAMPLE = 500  # questions of each modality on which earlier stages are compared
+_ITEMS = 32  # that a writer is asked about
 _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
 
@@ -133,11 +133,11 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             **plain,
             "negated": negated,
             "dialogues": dialogues(asked, turns=_TURNS, count=_DIALOGUES, seed=run.seed),
-            "pairs": _pairs(banks["train"], "train", run.seed),
+            "pairs": _pairs(run, banks["train"], "train"),
             "captions": captioned,
         },
         test,
-        _pairs(banks["test"], "test", run.seed),
+        _pairs(run, banks["test"], "test"),
         media["train"],
         media["test"],
     )
@@ -151,9 +151,14 @@ def _questions(manifest: Manifest, split: str, seed: int) -> tuple[list[Example]
     return from_facts(rows, manifest.modality, seed=seed, fact_values=values), rows
 
 
-def _pairs(banks: dict[str, Bank], split: str, seed: int) -> list[Example]:
+def _pairs(run: Run, banks: dict[str, Bank], split: str) -> list[Example]:
     rows = {modality: bank.rows for modality, bank in banks.items()}
-    return item_pairs(rows, count=_PAIRS[split], seed=seed)
+    return item_pairs(rows, count=_at_most(run, _PAIRS[split]), seed=run.seed)
+
+
+def _at_most(run: Run, count: int) -> int:
+    """A number of examples that LIMIT bounds too."""
+    return min(count, run.asked.get("LIMIT", count))
 
 
 def _captions(model: AnyMAL, modality: str, bank: Bank, seed: int) -> list[Example]:
@@ -218,11 +223,10 @@ def tune(
 class Scores:
     """What a model answers and says at one stage."""
 
-    vqa: AnswerReport  # about pictures, on a sample where `whole` is not asked for
+    vqa_about: str  # "image" where there are questions about pictures
+    vqa: AnswerReport
     questions: dict[str, AnswerReport]  # about the other modalities
     pairs: AnswerReport
-    dialogues: AnswerReport  # the last of several questions about one item
-    item_first: AnswerReport  # questions that follow their item
     captions: dict[str, float]  # modality -> exact captions of held-out items
     perplexity: float  # on plain text
 
@@ -232,35 +236,47 @@ def scores(run: Run, model: AnyMAL, data: InstructionSet, *, whole: bool) -> Sco
 
     With `whole` every question is asked and under every control; without, a sample of them.
     """
-    asked = {m: found if whole else _sample(found, run.seed) for m, found in data.test.items()}
     controls = CONTROLS if whole else ("clean",)
     found = {
-        m: answer_questions(model, data.test_media, e, controls=controls, seed=run.seed)
-        for m, e in asked.items()
+        modality: answer_questions(
+            model,
+            data.test_media,
+            examples if whole else _sample(examples, run.seed),
+            controls=controls,
+            seed=run.seed,
+        )
+        for modality, examples in data.test.items()
     }
-    sample = _sample([e for found in data.test.values() for e in found], run.seed)
-    several = dialogues(
-        [e for found in data.test.values() for e in found],
-        turns=_TURNS,
-        count=_SAMPLE // 2,
-        seed=run.seed,
-    )
+    pairs = data.pairs if whole else _sample(data.pairs, run.seed)
     said = {
         modality: exact_captions(model, modality, bank, data.manifests[modality].fact_values)
         for modality, bank in data.test_media.banks.items()
         if all(row.text for row in bank.rows)
     }
-    first, *_ = found
+    first = "image" if "image" in found else next(iter(found))
     return Scores(
-        found.pop("image" if "image" in found else first),
+        first,
+        found.pop(first),
         found,
-        *(
-            answer_questions(model, data.test_media, e, seed=run.seed)
-            for e in (data.pairs, several, [item_first(e) for e in sample])
-        ),
+        answer_questions(model, data.test_media, pairs, seed=run.seed),
         said,
         perplexity(model.llm, plain_text()),
     )
+
+
+def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
+    """The same questions otherwise: the last of several in a conversation, and after their item."""
+    asked = [e for found in data.test.values() for e in found]
+    sample = _sample(asked, run.seed)
+    sets = {
+        "several turns": dialogues(asked, turns=_TURNS, count=len(sample), seed=run.seed),
+        "item first": [item_first(example) for example in sample],
+    }
+    return {
+        name: answer_questions(model, data.test_media, examples, seed=run.seed)
+        for name, examples in sets.items()
+        if examples
+    }
 
 
 def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -281,7 +297,7 @@ def ask_writer(
         name = run.asked.get("WRITER_MODEL", "default")
         writer = EndpointWriter(run.asked["WRITER_URL"], name, key_variable=_KEY)
     else:
-        writer = LocalWriter(model.llm)
+        writer = LocalWriter(model.llm, batch=16, max_new_tokens=96)
     found = {}
     for modality, bank in data.train_media.banks.items():
         count = min(len(bank.rows), max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests)))
@@ -308,18 +324,18 @@ def judge_all(
     synthetic = [e for found in yields.values() for e in found.examples]
     items = sorted({i for e in data.pairs for i in e.items}, key=str)
     text_answers = planted(items, seed=run.seed)
-    draw = random.Random(f"planted {run.seed}")
+    draw, count = random.Random(f"planted {run.seed}"), _at_most(run, _PLANTED)
     grounded = [
         e
         for found in data.test.values()
-        for e in draw.sample(found, min(len(found), _PLANTED // len(data.test)))
+        for e in draw.sample(found, min(len(found), count // len(data.test)))
     ]
     asked = [e for name in data.test for e in data.train[name]]
     sets = {
         "synthetic": (synthetic, data.train_media),
-        "written": (draw.sample(asked, min(len(asked), _PLANTED)), data.train_media),
+        "written": (draw.sample(asked, min(len(asked), count)), data.train_media),
         "planted: text answers": (
-            draw.sample(text_answers, min(len(text_answers), _PLANTED)),
+            draw.sample(text_answers, min(len(text_answers), count)),
             data.test_media,
         ),
         "planted: grounded": (grounded, data.test_media),
@@ -332,15 +348,17 @@ def judge_all(
     }
 
 
+def reports_of(found: Scores, *, pairs: bool = True) -> dict[str, AnswerReport]:
+    """The questions of one stage, by what they are about; `pairs` are those about two items."""
+    single = {found.vqa_about: found.vqa, **found.questions}
+    return {**single, "two items": found.pairs} if pairs else single
+
+
 def bars(stages: Mapping[str, Scores]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """For `figures.stage_bars`: scores by stage, and the best blind answers."""
-
-    def reports(found: Scores) -> dict[str, AnswerReport]:
-        return {"image": found.vqa, **found.questions, "two items": found.pairs}
-
-    blind = {what: report.blind for what, report in reports(stages["lora"]).items()}
+    blind = {what: report.blind for what, report in reports_of(stages["lora"]).items()}
     return {
-        name: {what: report.accuracy for what, report in reports(found).items()}
+        name: {what: report.accuracy for what, report in reports_of(found).items()}
         for name, found in stages.items()
     }, blind
 
@@ -350,6 +368,7 @@ def finetuning_metrics(
     judged: Mapping[str, Sequence[Judged]],
     yields: Mapping[str, Yield],
     tuned: Mapping[str, Tuned],
+    orders: Mapping[str, AnswerReport],
 ) -> dict[str, Any]:
     """The `metrics` part of metrics.json for notebook 06; stages aligned, projection, lora."""
     last, first = stages["lora"], stages["aligned"]
@@ -370,8 +389,7 @@ def finetuning_metrics(
         "interleaved": {
             "agreement_accuracy": last.pairs.accuracy,
             "kinds": last.pairs.by_kind,
-            "dialogues": last.dialogues.accuracy,
-            "item_first": last.item_first.accuracy,
+            "orders": {name: found.accuracy for name, found in orders.items()},
         },
         "filter": {
             "planted_text_answerable_dropped": dropped("planted: text answers"),

@@ -72,7 +72,7 @@ def stage_scores(stages: Mapping[str, Scores]) -> pd.DataFrame:
     """Every stage of fine-tuning beside the others: questions, pairs, captions, plain text."""
     table = {}
     for name, found in stages.items():
-        column = {f"easy-VQA ({len(found.vqa.examples)} questions)": found.vqa.accuracy}
+        column = {f"questions about {found.vqa_about}": found.vqa.accuracy}
         column |= {f"... {kind}": value for kind, value in found.vqa.by_kind.items()}
         column |= {f"questions about {m}": r.accuracy for m, r in found.questions.items()}
         column |= {"pairs that agree or conflict": found.pairs.accuracy}

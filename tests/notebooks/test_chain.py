@@ -1,4 +1,4 @@
-"""Notebooks 01 to 05 through Papermill on few steps, and the runner that chains them."""
+"""Notebooks 01 to 06 through Papermill on few steps, and the runner that chains them."""
 
 import hashlib
 import json
@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import PIL.Image
 import pytest
 
-from anymal_lib import chain
+from anymal_lib import AnyMAL, Image, chain
 from anymal_lib.errors import AnyMALError
+from anymal_lib.lora import has_lora
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = {
@@ -22,10 +24,18 @@ NOTEBOOKS = {
         "03_align_imu",
         "04_align_audio",
         "05_align_video",
+        "06_finetune_mmit",
     )
 }
 STEPS = 2
-FEW = {"LIMIT": 24, "STEPS": STEPS, "ENCODER_STEPS": 2, "COMPARE_BITS": False}
+FEW = {
+    "LIMIT": 24,
+    "STEPS": STEPS,
+    "ENCODER_STEPS": 2,
+    "PROJECTION_STEPS": 2,
+    "ITEMS": 4,
+    "COMPARE_BITS": False,
+}
 RECORD = {
     "profile",
     "seed",
@@ -130,6 +140,32 @@ def test_alignment_leaves_a_curve_and_an_adapter(output, name):
     assert all({"loss", "lr", "samples", "seconds"} <= set(point) for point in curve)
     assert list((output / name / "adapter").glob("*.safetensors"))
     assert list((output / name).glob("*.png"))
+
+
+def test_fine_tuning_metrics_follow_the_contract(output):
+    record = json.loads((output / "06_finetune_mmit" / "metrics.json").read_text())
+    metrics = record["metrics"]
+    assert set(metrics["by_stage"]) == {"aligned", "projection", "lora"}
+    assert set(metrics["questions"]) == {"audio", "imu", "video"}
+    assert set(metrics["grounding"]) == CONTROLS
+    assert metrics["vqa_accuracy"] == metrics["by_stage"]["lora"]
+    assert metrics["grounding"]["clean"]["value"] == pytest.approx(metrics["vqa_accuracy"])
+    dropped = [
+        metrics["filter"][f"planted_{kind}_dropped"] for kind in ("text_answerable", "grounded")
+    ]
+    fractions = [metrics["interleaved"]["agreement_accuracy"], *metrics["by_stage"].values()]
+    assert all(0 <= value <= 1 for value in (*dropped, *fractions, *metrics["questions"].values()))
+    assert metrics["filter"]["before"] >= metrics["filter"]["after"] >= 0
+    assert metrics["filter"]["before"] >= 24, "the written questions of LIMIT rows"
+    assert all(value > 1 for value in metrics["text_perplexity"].values())
+    assert len(record["data"]) == 4
+
+
+def test_a_fine_tuned_model_loads_with_its_lora_and_answers(output):
+    model = AnyMAL.from_pretrained(output / "06_finetune_mmit" / "adapter")
+    assert set(model.adapters) == {"audio", "image", "imu", "video"} and has_lora(model.llm)
+    image = Image(np.zeros((64, 64, 3), dtype=np.uint8))
+    assert isinstance(model.generate(["What is it? ", image], max_new_tokens=2), str)
 
 
 @pytest.mark.parametrize(
