@@ -60,6 +60,13 @@ def freeze_lora(llm: FrozenLLM) -> None:
     llm.forget()
 
 
+def unfreeze_lora(llm: FrozenLLM) -> None:
+    """Let the LoRA weights learn, for the first time or on; until `freeze_lora`."""
+    for parameter in lora_parameters(llm).values():
+        parameter.requires_grad_(True)
+    llm.forget()
+
+
 @contextmanager
 def without_lora(llm: FrozenLLM) -> Iterator[None]:
     """Within, the LLM answers as if it had no LoRA; weights that learn go on doing so after it."""

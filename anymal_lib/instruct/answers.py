@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from anymal_lib.errors import DataError
 from anymal_lib.evaluate import CONTROLS, blank_tokens
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.instruct.media import Media, prompt_of
@@ -59,9 +60,22 @@ def answer_questions(
     controls: Sequence[str] = ("clean",),
     seed: int = 0,
 ) -> AnswerReport:
-    """Answer the last turn of every example greedily, with its items and under each control."""
+    """Answer the last turn of every example greedily, with its items and under each control.
+
+    The real items are always among the controls. Raises `DataError` without any example.
+    """
+    if not examples:
+        raise DataError(
+            "questions to answer",
+            expected="at least one",
+            got="none",
+            do="Give more held-out items, for example by a larger LIMIT.",
+        )
     tokens = media.all_tokens(model, [item for example in examples for item in example.items])
-    said = {control: answers(model, examples, tokens, control, seed) for control in controls}
+    said = {
+        control: answers(model, examples, tokens, control, seed)
+        for control in dict.fromkeys(("clean", *controls))
+    }
     right = {
         control: [is_right(e, text) for e, text in zip(examples, texts, strict=True)]
         for control, texts in said.items()
@@ -132,7 +146,7 @@ def without_items(example: Example) -> Example:
 
 
 def partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
-    """Another item of the same modality for every item."""
+    """Another item of the same modality for every item; an item alone in its modality: itself."""
     partner: dict[Item, Item] = {}
     for modality in sorted({item.modality for item in items}):
         own = sorted((i for i in items if i.modality == modality), key=lambda item: item.id)

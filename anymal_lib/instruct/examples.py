@@ -30,8 +30,8 @@ class Example:
     Attributes:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
-        source: where it comes from: "written", "facts", "synthetic", "pairs", "captions" or
-            "planted".
+        source: where it comes from: "written", "facts", "synthetic", "pairs", "captions",
+            "dialogues", "words" or "planted".
     """
 
     turns: tuple[Turn, ...]

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from anymal_lib.instruct.examples import Example
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.instruct.mixture import Drawn, Mixture
-from anymal_lib.lora import add_lora, freeze_lora, has_lora, lora_parameters
+from anymal_lib.lora import add_lora, freeze_lora, has_lora, lora_parameters, unfreeze_lora
 from anymal_lib.model import AnyMAL
 from anymal_lib.seeds import generator_for
 from anymal_lib.specs import TrainSpec
 from anymal_lib.train import StepReport, Trainer, run_steps
+
+Inputs = list[Tensor | None]  # of an example's items, as `Media.inputs` gives them
 
 _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: for a step's work
 
@@ -39,22 +41,30 @@ class InstructionTrainer(Trainer):
         specs = self.model.profile.modalities.values()
         return max(spec.adapter.tokens for spec in specs) + _ANSWER_TOKENS
 
-    def parts(self, samples: Sequence[Drawn]) -> Iterator[Sequence[Drawn]]:
-        """Neighbours stay together: they ask the same question."""
-        for start in range(0, len(samples), self.micro_batch):
-            yield samples[start : start + self.micro_batch]
+    def parts(self, samples: Sequence[Drawn]) -> Iterator[list[tuple[Example, Inputs]]]:
+        """Examples with their items' inputs; neighbours stay together: they ask the same question.
 
-    def loss(self, part: Sequence[Drawn]) -> Tensor:
-        """Negative log-likelihood of the answers, mean over the examples."""
-        examples = [drawn.example for drawn in part]
-        items = [item for example in examples for item in example.items]
-        tokens = self.media.tokens(
-            self.model,
-            self.learned["adapters"],
-            items,
-            lambda modality: generator_for(self.seed, f"augment {modality}", part[0].step),
+        Inputs are those of the whole step, so that micro-batches draw what it would.
+        """
+        examples = [drawn.example for drawn in samples]
+        step = samples[0].step
+        inputs = iter(
+            self.media.inputs(
+                self.model,
+                [item for example in examples for item in example.items],
+                lambda modality: generator_for(self.seed, f"augment {modality}", step),
+            )
         )
-        prompts = [prompt_of(self.model, example, learn=True) for example in examples]
+        pairs = [(example, [next(inputs) for _ in example.items]) for example in examples]
+        for start in range(0, len(pairs), self.micro_batch):
+            yield pairs[start : start + self.micro_batch]
+
+    def loss(self, part: Sequence[tuple[Example, Inputs]]) -> Tensor:
+        """Negative log-likelihood of the answers, mean over the examples."""
+        items = [item for example, _ in part for item in example.items]
+        inputs = [tensor for _, own in part for tensor in own]
+        tokens = self.media.tokens(self.model, self.learned["adapters"], items, inputs)
+        prompts = [prompt_of(self.model, example, learn=True) for example, _ in part]
         return self.model.response_loss(prompts, tokens)
 
 
@@ -71,11 +81,13 @@ def finetune(
 ) -> list[StepReport]:
     """Train the model's adapters, with `lora` also LoRA on its LLM; returns the loss curve.
 
-    Where the LLM has no LoRA yet, it gets the profile's. See `run_steps` for files and errors.
+    Where the LLM has no LoRA yet, it gets the profile's; LoRA that it has goes on learning, or
+    without `lora` stays as it is. See `run_steps` for files and errors.
     """
     recipe = model.profile.finetuning
     if lora and not has_lora(model.llm):
         add_lora(model.llm, recipe.lora, seed=seed)
+    (unfreeze_lora if lora else freeze_lora)(model.llm)
     mixture = Mixture(parts, recipe, spec, seed)
     trainer = InstructionTrainer(model, media, spec, seed)
     depends_on = [

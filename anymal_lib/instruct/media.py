@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anymal_lib.bank import Bank
+from anymal_lib.bank import Bank, augmented, encode_aligned
 from anymal_lib.evaluate import modality_tokens
 from anymal_lib.instruct.examples import WORDS, Example, Item
 from anymal_lib.model import AnyMAL
@@ -35,32 +35,44 @@ class Media:
         return {item: self.banks[item.modality].rows[k] for item, k in self._rows.items()}
 
     def __contains__(self, item: Item) -> bool:
-        return item in self._rows
+        return item.modality == WORDS or item in self._rows
 
     def of(self, examples: Sequence[Example]) -> list[Example]:
         """The examples whose items could all be read."""
         return [e for e in examples if all(item in self for item in e.items)]
+
+    def inputs(
+        self,
+        model: AnyMAL,
+        items: Sequence[Item],
+        generator: Callable[[str], torch.Generator] | None = None,
+    ) -> list[Tensor | None]:
+        """Intermediate features (…) of items in order; None of a text.
+
+        `generator` gives, for a modality, the random numbers of its encoder's augmentation.
+        """
+        inputs: list[Tensor | None] = [None] * len(items)
+        for modality, places in _places(items).items():
+            bank = self.banks[modality].intermediate
+            own = [bank[self._rows[items[k]]] for k in places]
+            if generator is not None:
+                own = augmented(model.encoders[modality], own, generator(modality))
+            for k, tensor in zip(places, own, strict=True):
+                inputs[k] = tensor
+        return inputs
 
     def tokens(
         self,
         model: AnyMAL,
         adapters: nn.ModuleDict,
         items: Sequence[Item],
-        generator: Callable[[str], torch.Generator] | None = None,
+        inputs: Sequence[Tensor | None],
     ) -> list[Tensor]:
-        """Modality tokens (q, w) of items in order, with gradients of the adapters.
-
-        `generator` gives, for a modality, the random numbers of its encoder's augmentation.
-        """
+        """Modality tokens (q, w) of items and their `inputs`, with gradients of the adapters."""
         spans: dict[int, Tensor] = {}
-        for modality in sorted({item.modality for item in items} - {WORDS}):
-            places = [k for k, item in enumerate(items) if item.modality == modality]
+        for modality, places in _places(items).items():
             with torch.no_grad():
-                features = self.banks[modality].features(
-                    model.encoders[modality],
-                    [self._rows[items[k]] for k in places],
-                    generator(modality) if generator else None,
-                )
+                features = encode_aligned(model.encoders[modality], [inputs[k] for k in places])
             spans.update(zip(places, adapters[modality](features), strict=True))
         return [spans[k] if k in spans else _said(model, item) for k, item in enumerate(items)]
 
@@ -69,6 +81,14 @@ class Media:
         wanted = {item.modality for item in items}
         computed = {name: modality_tokens(model, name, self.banks[name]) for name in wanted}
         return {item: computed[item.modality][self._rows[item]] for item in set(items)}
+
+
+def _places(items: Sequence[Item]) -> dict[str, list[int]]:
+    """Where in `items` those of each modality are; texts are nowhere."""
+    return {
+        modality: [k for k, item in enumerate(items) if item.modality == modality]
+        for modality in sorted({item.modality for item in items} - {WORDS})
+    }
 
 
 def _said(model: AnyMAL, item: Item) -> Tensor:

@@ -33,8 +33,8 @@ class Mixture(Dataset[Drawn]):
 
     A part is drawn by its weight, a question as often as the part asks it, and then
     `spec.same_question` examples that ask it, their answers in turn. Parts without a weight are
-    left out, and those with a time of their own wait for it. Raises `ConfigError` where at some
-    time no part is left.
+    left out, and those with a time of their own wait for it. Raises `ConfigError` where no part
+    is drawn all the time.
     """
 
     def __init__(
@@ -71,14 +71,16 @@ class Mixture(Dataset[Drawn]):
     def __getitem__(self, position: int) -> Drawn:
         group, member = divmod(position, self.spec.same_question)
         draw = generator_for(self.seed, "mixture", group)
-        step = position // self.train.batch
-        examples = self.parts[name := self._part(step / self.train.steps, draw)]
+        # A group may reach into the next batch, but its time is one: that of its first member.
+        began = group * self.spec.same_question // self.train.batch
+        examples = self.parts[name := self._part(began / self.train.steps, draw)]
         first = examples[int(torch.randint(len(examples), (), generator=draw))]
         by_answer = list(self._asked[name][_beginning(first)].values())
         order = torch.randperm(len(by_answer), generator=draw)
         same = by_answer[int(order[member % len(by_answer)])]
         own = generator_for(self.seed, "mixture member", position)
-        return Drawn(examples[same[int(torch.randint(len(same), (), generator=own))]], step)
+        example = examples[same[int(torch.randint(len(same), (), generator=own))]]
+        return Drawn(example, position // self.train.batch)
 
     def _part(self, time: float, draw: torch.Generator) -> str:
         """A part by its weight, of those drawn when this share of the run is over."""
@@ -128,14 +130,17 @@ def dialogues(examples: Sequence[Example], *, turns: int, count: int, seed: int)
 def item_first(example: Example) -> Example:
     """The same question after its items instead of before them."""
     turn = example.turns[0]
-    texts = " ".join(part.strip() for part in turn.parts if isinstance(part, str))
+    texts = [part.strip() for part in turn.parts if isinstance(part, str)]
     items = tuple(part for part in turn.parts if isinstance(part, Item))
-    first = replace(turn, parts=(*items, f" {texts}"))
+    first = replace(turn, parts=(*items, f" {' '.join(filter(None, texts))}"))
     return replace(example, turns=(first, *example.turns[1:]))
 
 
 def in_words(examples: Sequence[Example], rows: Mapping[Item, Row]) -> list[Example]:
-    """The same questions about captions in place of the items: they teach the LLM the task."""
+    """The same questions about captions in place of the items: they teach the LLM the task.
+
+    Examples with an item that has no caption are left out.
+    """
     return [
         replace(
             example,
@@ -152,4 +157,5 @@ def in_words(examples: Sequence[Example], rows: Mapping[Item, Row]) -> list[Exam
             source="words",
         )
         for example in examples
+        if all(rows[item].text for item in example.items)
     ]

@@ -83,7 +83,7 @@ def stage_scores(stages: Mapping[str, Scores]) -> pd.DataFrame:
 
 
 def kind_scores(reports: Mapping[str, AnswerReport]) -> pd.DataFrame:
-    """Accuracy of each kind of question, how many there were, and the best blind answer."""
+    """Accuracy of each kind of question, and how many of them there were."""
     lines = [
         (name, kind, count, round(report.by_kind[kind], 3))
         for name, report in reports.items()
