@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
 
 log = logging.getLogger(__name__)
+# Its only message at this level names an optional compiled kernel that nothing here needs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 PRECISIONS = {32: "fp32", 16: "bf16", 8: "int8", 4: "nf4"}
 
@@ -319,8 +321,6 @@ def _quantization(bits: int) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
-    # Its only message at this level names an optional compiled kernel that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anymal_lib.errors import AssetError
+from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.specs import LoraSpec
 
@@ -96,9 +96,20 @@ def merge_lora(llm: FrozenLLM) -> None:
 
 
 def save_lora(llm: FrozenLLM, folder: Path) -> None:
-    """Write `folder` in peft's format; it appears whole or not at all."""
+    """Write `folder` in peft's format; it appears whole or not at all.
+
+    Raises `ConfigError` once the weights are merged: what belongs to the LLM they were trained on
+    is then no longer there.
+    """
     from safetensors.torch import save_file
 
+    if any(layer.merged for layer in _layers(llm)):
+        raise ConfigError(
+            "LoRA weights",
+            expected="weights beside the LLM's own",
+            got="weights that are merged into them",
+            do="Save the model before merge_lora.",
+        )
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -20,7 +20,7 @@ from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.modalities import modality_of
-from anymal_lib.packing import pack
+from anymal_lib.packing import pack, saves
 from anymal_lib.prompt import Dialogue, Prompt, render_dialogue, splice, split_prefix
 from anymal_lib.specs import ModalitySpec, Profile
 
@@ -109,13 +109,13 @@ class AnyMAL:
     ) -> Tensor:
         """Log-likelihood of each learned token (k,), prompt by prompt."""
         prefix = None
-        if self.profile.step.prefix and self.llm.learns:
+        if self.profile.step.prefix and (self.llm.learns or saves(prompts, modality_tokens)):
             packed = pack(self.llm, prompts, modality_tokens)
             # The mask of packed rows knows no window of attention.
             if self.llm.window is None or packed.positions.max() < self.llm.window:
                 states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
                 return self._of_rows(states, packed.rows, packed.targets)
-        elif self.profile.step.prefix:
+        if self.profile.step.prefix and not self.llm.learns:
             texts, prompts = zip(*map(split_prefix, prompts), strict=True)
             prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.

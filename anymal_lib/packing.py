@@ -18,7 +18,8 @@ from torch import Tensor
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, pad_rows, split_prefix
 
-_BRANCHES = 8  # of one text in a row: attention grows with the square of a row's length
+_ROW = 192  # positions of a text and its branches together: attention grows with their square
+_SAVED = 0.7
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Te
     )
 
 
+def saves(prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> bool:
+    """Whether packed rows are much shorter than a batch that is filled up to its longest prompt.
+
+    There the text before the first item is a constant that no backward pass enters; here it is not.
+    """
+    texts, rest = zip(*map(split_prefix, prompts), strict=True)
+    layouts = layouts_of(rest, modality_tokens)
+    packed = sum(group.length for group in _groups(texts, layouts))
+    return packed < _SAVED * len(layouts) * max(layout.read() for layout in layouts)
+
+
 @dataclass
 class _Group:
     """A text and some of the prompts that begin with it."""
@@ -103,18 +115,18 @@ class _Row:
 
 
 def _groups(texts: Sequence[tuple[int, ...]], layouts: Sequence[Layout]) -> list[_Group]:
-    """Prompts by their text, at most `_BRANCHES` together."""
-    same: dict[tuple[int, ...], list[int]] = {}
+    """Prompts by their text, as many together as `_ROW` positions hold, but at least one."""
+    groups: list[_Group] = []
+    open_ones: dict[tuple[int, ...], _Group] = {}
     for k, text in enumerate(texts):
-        same.setdefault(text, []).append(k)
-    parts = [
-        (text, members[start : start + _BRANCHES])
-        for text, members in same.items()
-        for start in range(0, len(members), _BRANCHES)
-    ]
-    return [
-        _Group(text, part, len(text) + sum(layouts[k].read() for k in part)) for text, part in parts
-    ]
+        more = layouts[k].read()
+        group = open_ones.get(text)
+        if group is None or group.length + more > _ROW:
+            group = open_ones[text] = _Group(text, [], len(text))
+            groups.append(group)
+        group.branches.append(k)
+        group.length += more
+    return groups
 
 
 def _filled(groups: Sequence[_Group], layouts: Sequence[Layout]) -> list[_Row]:

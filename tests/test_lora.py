@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anymal_lib.errors import AssetError
+from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.inputs import Image
 from anymal_lib.llm import Identity, load_llm
 from anymal_lib.lora import (
@@ -553,3 +553,12 @@ def test_a_saved_model_whose_lora_is_gone_or_damaged_is_refused(trained, tmp_pat
     shutil.rmtree(folder / "lora")
     with pytest.raises(AssetError, match="'lora' in 'copied-model'"):
         AnyMAL.from_pretrained(folder)
+
+
+def test_a_merged_llm_is_not_saved(fresh, tmp_path):
+    llm = fresh()
+    add_lora(llm, SPEC, seed=0)
+    merge_lora(llm)
+    with pytest.raises(ConfigError, match="before merge_lora"):
+        save_lora(llm, tmp_path / "lora")
+    assert not list(tmp_path.iterdir())
