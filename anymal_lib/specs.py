@@ -56,7 +56,7 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), first without LoRA, then with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs", "synthetic" and "words"; see `anymal_lib.instruct.mixture`.
+    "pairs" and "synthetic"; see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WORDS = "words"  # the modality of an item that is a text itself: its id is what it says
-
 
 @dataclass(frozen=True)
 class Item:
@@ -31,7 +29,7 @@ class Example:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
         source: where it comes from: "written", "facts", "synthetic", "pairs", "captions",
-            "dialogues", "words" or "planted".
+            "dialogues" or "planted".
     """
 
     turns: tuple[Turn, ...]

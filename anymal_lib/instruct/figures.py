@@ -22,11 +22,9 @@ def answered(report: AnswerReport, rows: Mapping[Item, Row], kinds: Sequence[str
     Right answers are green; wrong ones red, with the truth beside them.
     """
     chosen = [
-        min(
-            (k for k, example in enumerate(report.examples) if example.kind == kind),
-            key=lambda k: report.right[k],
-        )
+        min(places, key=lambda k: report.right[k])
         for kind in kinds
+        if (places := [k for k, example in enumerate(report.examples) if example.kind == kind])
     ]
     columns = max(len(report.examples[k].items) for k in chosen)
     across = max(1, 4 // columns)
@@ -44,13 +42,13 @@ def answered(report: AnswerReport, rows: Mapping[Item, Row], kinds: Sequence[str
     return figure
 
 
-def stage_bars(stages: Mapping[str, Mapping[str, float]], blind: Mapping[str, float]) -> Figure:
+def stage_bars(by_stage: Mapping[str, Mapping[str, float]], blind: Mapping[str, float]) -> Figure:
     """Accuracy of each set of questions after each stage, beside the best blind answer."""
     sets = list(blind)
     figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
-    width = 0.8 / len(stages)
-    for k, (name, scores) in enumerate(stages.items()):
-        places = np.arange(len(sets)) + (k - (len(stages) - 1) / 2) * width
+    width = 0.8 / len(by_stage)
+    for k, (name, scores) in enumerate(by_stage.items()):
+        places = np.arange(len(sets)) + (k - (len(by_stage) - 1) / 2) * width
         values = [scores[what] for what in sets]
         bars = axis.bar(places, values, width, label=name, color=f"C{k}")
         axis.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=7)

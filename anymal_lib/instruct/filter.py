@@ -51,19 +51,19 @@ def judge(
     model: AnyMAL,
     media: Media,
     examples: Sequence[Example],
-    rows: Mapping[Item, Row],
     fact_values: Mapping[str, Mapping[str, Sequence[str]]],
     *,
     seed: int,
 ) -> list[Judged]:
     """Every example with its likelihoods and, where it is to be dropped, the first reason for it.
 
-    `rows` and `fact_values` (by modality) tell the known facts of items. An example is kept once;
+    `fact_values` (by modality) are the values of the facts of items. An example is kept once;
     its answer may not contradict a fact; the judge must not know it without the item (its own
     answer is right, and it is sure); and the item must make it likelier than other items do.
     """
-    items = sorted({i for e in examples for i in e.items}, key=lambda i: (i.modality, i.id))
-    tokens = media.all_tokens(model, items)
+    rows = media.rows
+    asked = {item.modality for example in examples for item in example.items}
+    tokens = media.all_tokens(model, [item for item in rows if item.modality in asked])
     sensed = likelihoods(model, examples, [[tokens[i] for i in e.items] for e in examples])
     bare = [without_items(e) for e in examples]
     blind = likelihoods(model, bare, [[] for _ in bare])

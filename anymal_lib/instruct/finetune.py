@@ -19,7 +19,7 @@ from anymal_lib.seeds import generator_for
 from anymal_lib.specs import TrainSpec
 from anymal_lib.train import StepReport, Trainer, run_steps
 
-Inputs = list[Tensor | None]  # of an example's items, as `Media.inputs` gives them
+Inputs = list[Tensor]  # of an example's items, as `Media.inputs` gives them
 
 _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: for a step's work
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from anymal_lib.bank import Bank, augmented, encode_aligned
 from anymal_lib.evaluate import modality_tokens
-from anymal_lib.instruct.examples import WORDS, Example, Item
+from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.model import AnyMAL
-from anymal_lib.prompt import Dialogue, Prompt, indices, render_dialogue
+from anymal_lib.prompt import Dialogue, Prompt, render_dialogue
 from anymal_lib.rows import Row
 
 
@@ -35,7 +35,7 @@ class Media:
         return {item: self.banks[item.modality].rows[k] for item, k in self._rows.items()}
 
     def __contains__(self, item: Item) -> bool:
-        return item.modality == WORDS or item in self._rows
+        return item in self._rows
 
     def of(self, examples: Sequence[Example]) -> list[Example]:
         """The examples whose items could all be read."""
@@ -46,27 +46,26 @@ class Media:
         model: AnyMAL,
         items: Sequence[Item],
         generator: Callable[[str], torch.Generator] | None = None,
-    ) -> list[Tensor | None]:
-        """Intermediate features (…) of items in order; None of a text.
+    ) -> list[Tensor]:
+        """Intermediate features (…) of items in order.
 
         `generator` gives, for a modality, the random numbers of its encoder's augmentation.
         """
-        inputs: list[Tensor | None] = [None] * len(items)
+        inputs: dict[int, Tensor] = {}
         for modality, places in _places(items).items():
             bank = self.banks[modality].intermediate
             own = [bank[self._rows[items[k]]] for k in places]
             if generator is not None:
                 own = augmented(model.encoders[modality], own, generator(modality))
-            for k, tensor in zip(places, own, strict=True):
-                inputs[k] = tensor
-        return inputs
+            inputs.update(zip(places, own, strict=True))
+        return [inputs[k] for k in range(len(items))]
 
     def tokens(
         self,
         model: AnyMAL,
         adapters: nn.ModuleDict,
         items: Sequence[Item],
-        inputs: Sequence[Tensor | None],
+        inputs: Sequence[Tensor],
     ) -> list[Tensor]:
         """Modality tokens (q, w) of items and their `inputs`, with gradients of the adapters."""
         spans: dict[int, Tensor] = {}
@@ -74,7 +73,7 @@ class Media:
             with torch.no_grad():
                 features = encode_aligned(model.encoders[modality], [inputs[k] for k in places])
             spans.update(zip(places, adapters[modality](features), strict=True))
-        return [spans[k] if k in spans else _said(model, item) for k, item in enumerate(items)]
+        return [spans[k] for k in range(len(items))]
 
     def all_tokens(self, model: AnyMAL, items: Sequence[Item]) -> dict[Item, Tensor]:
         """Modality tokens (q, w) of each of the items, for evaluation."""
@@ -84,16 +83,11 @@ class Media:
 
 
 def _places(items: Sequence[Item]) -> dict[str, list[int]]:
-    """Where in `items` those of each modality are; texts are nowhere."""
+    """Where in `items` those of each modality are."""
     return {
         modality: [k for k, item in enumerate(items) if item.modality == modality]
-        for modality in sorted({item.modality for item in items} - {WORDS})
+        for modality in sorted({item.modality for item in items})
     }
-
-
-def _said(model: AnyMAL, item: Item) -> Tensor:
-    """The token embeddings (q, w) of an item that is a text."""
-    return model.llm.embed(indices(model.llm.tokenize(item.id), model.llm))
 
 
 def prompt_of(model: AnyMAL, example: Example, *, learn: bool) -> Prompt:

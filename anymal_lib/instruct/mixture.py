@@ -14,8 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from anymal_lib.errors import ConfigError
-from anymal_lib.instruct.examples import WORDS, Example, Item, Turn
-from anymal_lib.rows import Row
+from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.seeds import generator_for
 from anymal_lib.specs import ALWAYS, FinetuneSpec, TrainSpec
 
@@ -134,28 +133,3 @@ def item_first(example: Example) -> Example:
     items = tuple(part for part in turn.parts if isinstance(part, Item))
     first = replace(turn, parts=(*items, f" {' '.join(filter(None, texts))}"))
     return replace(example, turns=(first, *example.turns[1:]))
-
-
-def in_words(examples: Sequence[Example], rows: Mapping[Item, Row]) -> list[Example]:
-    """The same questions about captions in place of the items: they teach the LLM the task.
-
-    Examples with an item that has no caption are left out.
-    """
-    return [
-        replace(
-            example,
-            turns=tuple(
-                replace(
-                    turn,
-                    parts=tuple(
-                        part if isinstance(part, str) else Item(WORDS, rows[part].text[0])
-                        for part in turn.parts
-                    ),
-                )
-                for turn in example.turns
-            ),
-            source="words",
-        )
-        for example in examples
-        if all(rows[item].text for item in example.items)
-    ]

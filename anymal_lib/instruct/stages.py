@@ -342,7 +342,7 @@ def judge_all(
     }
     values = {name: manifest.fact_values for name, manifest in data.manifests.items()}
     return {
-        name: judge(model, media, examples, media.rows, values, seed=run.seed)
+        name: judge(model, media, examples, values, seed=run.seed)
         for name, (examples, media) in sets.items()
         if examples
     }
@@ -354,24 +354,24 @@ def reports_of(found: Scores, *, pairs: bool = True) -> dict[str, AnswerReport]:
     return {**single, "two items": found.pairs} if pairs else single
 
 
-def bars(stages: Mapping[str, Scores]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def bars(by_stage: Mapping[str, Scores]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """For `figures.stage_bars`: scores by stage, and the best blind answers."""
-    blind = {what: report.blind for what, report in reports_of(stages["lora"]).items()}
+    blind = {what: report.blind for what, report in reports_of(by_stage["lora"]).items()}
     return {
         name: {what: report.accuracy for what, report in reports_of(found).items()}
-        for name, found in stages.items()
+        for name, found in by_stage.items()
     }, blind
 
 
 def finetuning_metrics(
-    stages: Mapping[str, Scores],
+    by_stage: Mapping[str, Scores],
     judged: Mapping[str, Sequence[Judged]],
     yields: Mapping[str, Yield],
     tuned: Mapping[str, Tuned],
     orders: Mapping[str, AnswerReport],
 ) -> dict[str, Any]:
     """The `metrics` part of metrics.json for notebook 06; stages aligned, projection, lora."""
-    last, first = stages["lora"], stages["aligned"]
+    last, first = by_stage["lora"], by_stage["aligned"]
 
     def dropped(name: str) -> float:
         return float(np.mean([found.reason is not None for found in judged[name]]))
@@ -380,7 +380,7 @@ def finetuning_metrics(
     return {
         "vqa_accuracy": last.vqa.accuracy,
         "vqa_kinds": last.vqa.by_kind,
-        "by_stage": {name: found.vqa.accuracy for name, found in stages.items()},
+        "by_stage": {name: found.vqa.accuracy for name, found in by_stage.items()},
         "grounding": last.vqa.controls,
         "blind": last.vqa.blind,
         "questions": {name: found.accuracy for name, found in last.questions.items()},

@@ -68,10 +68,10 @@ def _said(turn: Turn) -> str:
     return "".join(p if isinstance(p, str) else f"<{p.modality}>" for p in turn.parts).strip()
 
 
-def stage_scores(stages: Mapping[str, Scores]) -> pd.DataFrame:
+def stage_scores(by_stage: Mapping[str, Scores]) -> pd.DataFrame:
     """Every stage of fine-tuning beside the others: questions, pairs, captions, plain text."""
     table = {}
-    for name, found in stages.items():
+    for name, found in by_stage.items():
         column = {f"questions about {found.vqa_about}": found.vqa.accuracy}
         column |= {f"... {kind}": value for kind, value in found.vqa.by_kind.items()}
         column |= {f"questions about {m}": r.accuracy for m, r in found.questions.items()}

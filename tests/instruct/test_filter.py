@@ -14,7 +14,7 @@ from anymal_lib.instruct.answers import partners, without_items
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
 from anymal_lib.instruct.filter import REASONS, Judged, counts, judge, likelihoods
 from anymal_lib.instruct.finetune import finetune
-from anymal_lib.instruct.media import prompt_of
+from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.specs import TrainSpec
 
 MOTION, SUM = "What is the motion?", "How much is two and two?"
@@ -55,14 +55,26 @@ def the_judge(own_model, media_of, motions, recipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(the_judge, media_of, asked_cards):
-    """Function: examples as the judge sees them."""
+    """Function: examples as the judge sees them, by default with no other items than theirs."""
     values = {name: card.fact_values for name, card in asked_cards.items()}
 
-    def run(examples, seed=0):
+    def run(examples, seed=0, *, others=False):
         media = media_of()
-        return judge(the_judge, media, examples, media.rows, values, seed=seed)
+        if not others:
+            media = only({item for e in examples for item in e.items}, media)
+        return judge(the_judge, media, examples, values, seed=seed)
 
     return run
+
+
+def only(items, media):
+    """The media without any other items."""
+    banks = {}
+    for modality, bank in media.banks.items():
+        chosen = [k for k, row in enumerate(bank.rows) if Item(modality, row.id) in items]
+        rows, tensors = [bank.rows[k] for k in chosen], [bank.intermediate[k] for k in chosen]
+        banks[modality] = replace(bank, rows=rows, intermediate=tensors)
+    return Media(banks)
 
 
 def of_motion(example, question=MOTION, answer=None):
@@ -82,6 +94,11 @@ def test_an_answer_that_no_other_item_makes_less_likely_is_dropped(judged, two):
     (found,) = judged(two[:1])
     assert found.reason == "item does not help" and found.others == pytest.approx(found.sensed)
     assert found.blind < found.sensed and not found.blind_right
+
+
+def test_other_items_come_from_all_that_there_are(judged, two):
+    (found,) = judged(two[:1], others=True)
+    assert found.reason is None and found.others < found.sensed
 
 
 def test_duplicates_are_dropped_after_the_first(judged, two):

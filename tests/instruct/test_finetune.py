@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anymal_lib.instruct.examples import WORDS, Item, ask
+from anymal_lib.instruct.examples import Item, ask
 from anymal_lib.instruct.finetune import InstructionTrainer, finetune
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import Drawn
@@ -218,27 +218,17 @@ def test_augmented_inputs_follow_their_generator(own_model, media_of):
             assert equal != changes
 
 
-def test_a_text_as_an_item_is_its_token_embeddings(own_model, media_of):
-    model = own_model()
-    text, picture = Item(WORDS, "a red square"), some_items()[0]
-    said, seen = tokens_of(model, media_of(), [text, picture])
-    ids = model.llm.tokenizer("a red square", add_special_tokens=False).input_ids
-    assert torch.equal(said, model.llm.model.get_input_embeddings().weight[ids])
-    torch.testing.assert_close(seen, tokens_of(model, media_of(), [picture])[0])
-
-
 def test_examples_of_items_that_could_not_be_read_are_dropped(media_of, asked):
     media = media_of()
     images = replace_rows(media.banks["image"], lambda row: row.id != "square-3")
     fewer = Media({**media.banks, "image": images})
     pair = ask("Same?", *some_items()[:2], answer="no", kind="any", source="pairs")
-    words = ask("Is it red?", Item(WORDS, "a red dot"), answer="yes", kind="any", source="words")
-    examples = [*asked()["image"], pair, words]
+    examples = [*asked()["image"], pair]
     assert media.of(examples) == examples
     lost = Item("image", "square-3")
     kept = fewer.of(examples)
     assert kept == [e for e in examples if lost not in e.items]
-    assert words in kept and pair not in kept
+    assert kept and pair not in kept
     assert lost not in fewer.rows and media.rows[lost].id == "square-3"
 
 

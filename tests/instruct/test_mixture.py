@@ -2,16 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anymal_lib.errors import ConfigError
-from anymal_lib.instruct.examples import WORDS, Example, Item, Turn, ask
-from anymal_lib.instruct.mixture import Mixture, dialogues, in_words, item_first
-from anymal_lib.rows import Row
+from anymal_lib.instruct.examples import Example, Item, Turn, ask
+from anymal_lib.instruct.mixture import Mixture, dialogues, item_first
 from anymal_lib.specs import FinetuneSpec, LoraSpec, TrainSpec
 
 
@@ -219,17 +217,3 @@ def test_items_come_before_the_question():
     assert item_first(pair).turns[0].parts == (PICTURE, SOUND, " Same?")
     several = Example((Turn(("See ", PICTURE), "yes"), Turn(("What?",), "x")), "any", "written")
     assert item_first(several).turns == (Turn((PICTURE, " See"), "yes"), several.turns[1])
-
-
-def test_captions_stand_in_for_items():
-    def row(item, *texts):
-        return Row(item.id, "train", item.modality, Path("x"), texts, {})
-
-    rows = {PICTURE: row(PICTURE, "a red dot", "red dot"), SOUND: row(SOUND, "a beep")}
-    pair = Example((Turn(("Same? ", PICTURE, " ", SOUND), "no"),), "same", "pairs")
-    (said,) = in_words([pair], rows)
-    assert said.turns[0].parts == (
-        "Same? ", Item(WORDS, "a red dot"), " ", Item(WORDS, "a beep"),
-    )  # fmt: skip
-    assert (said.answer, said.kind, said.source) == ("no", "same", "words")
-    assert in_words([pair], {**rows, SOUND: row(SOUND)}) == [], "nothing says what SOUND is"
