@@ -32,11 +32,9 @@ FEW = {
     "LIMIT": 24,
     "STEPS": STEPS,
     "ENCODER_STEPS": 2,
-    "PROJECTION_STEPS": 2,
-    "ITEMS": 4,
     "COMPARE_BITS": False,
 }
-FEW_ASKED = 6
+FEW_ASKED = 6  # rows of notebook 06, of which each is asked many questions
 RECORD = {
     "profile",
     "seed",
@@ -73,8 +71,8 @@ def output(tmp_path_factory):
     before = {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     for name, path in NOTEBOOKS.items():
         given = {**FEW, "COMPARE_BANK": False, "OUTPUT_DIR": str(folder)}
-        if name == "06_finetune_mmit":  # a row is asked many questions
-            given["LIMIT"] = FEW_ASKED
+        if name == "06_finetune_mmit":
+            given |= {"LIMIT": FEW_ASKED, "PROJECTION_STEPS": 2, "ITEMS": 4}
         chain.run_notebook(path, folder, given)
     assert before == {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     return folder
