@@ -104,38 +104,6 @@ def performance() -> str:
     )
 
 
-def instructions() -> str:
-    """The README's table of instruction tuning, from the stored run of notebook 06."""
-    run = record("mini/06_finetune_mmit")
-    found, steps = run["metrics"], load_profile("mini").finetuning.lora_train.steps
-    stages, questions, filtered = found["by_stage"], found["questions"], found["filter"]
-    cells = [stages["lora"], *(questions[name] for name in ("audio", "imu", "video"))]
-    cells.append(found["interleaved"]["agreement_accuracy"])
-    kinds = ", ".join(f"{name} {value:.3f}" for name, value in found["vqa_kinds"].items())
-    controls = ", ".join(
-        f"{found['grounding'][name]['value']:.3f}" for name in ("blank", "shuffled", "removed")
-    )
-    cost = found["text_perplexity"]
-    return "\n".join(
-        [
-            "| exact answers, greedy | picture | sound | motion | clip | two items |",
-            "|---|---|---|---|---|---|",
-            f"| adapters and LoRA, {steps} steps | "
-            + " | ".join(f"{value:.3f}" for value in cells)
-            + " |",
-            "",
-            f"Pictures: all {run['n']:,} official test questions of easy-VQA; {kinds}.",
-            f"The aligned model answers {stages['aligned']:.3f} of a sample, the adapters alone"
-            f" reach {stages['projection']:.3f}. With a blank, another and no picture:",
-            f"{controls}; the best answer that needs no picture: {found['blind']:.3f}. The filter"
-            f" drops {filtered['planted_text_answerable_dropped']:.0%} of planted questions",
-            f"that text alone answers, and {filtered['planted_grounded_dropped']:.0%} of grounded"
-            f" ones. Perplexity of plain text, before and after: {cost['before']:.1f},"
-            f" {cost['after']:.1f}.",
-        ]
-    )
-
-
 NOTEBOOKS = (
     "01_prepare_data",
     "02_align_image",
@@ -150,12 +118,6 @@ def test_results_are_those_of_the_stored_run():
     shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", README, re.DOTALL)
     assert shown, "the README lacks its results"
     assert shown.group(1) == results()
-
-
-def test_instruction_tuning_is_that_of_the_stored_run():
-    shown = re.search(r"<!-- instructions -->\n(.*?)\n<!-- /instructions -->", README, re.DOTALL)
-    assert shown, "the README lacks its table of instruction tuning"
-    assert shown.group(1) == instructions()
 
 
 def test_the_cost_of_a_step_is_that_of_the_stored_run():
