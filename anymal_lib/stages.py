@@ -26,7 +26,7 @@ from anymal_lib.runs import Run
 from anymal_lib.saving import save
 from anymal_lib.sources import profile_manifest
 from anymal_lib.specs import Profile
-from anymal_lib.train import StepReport, train_adapter
+from anymal_lib.train import StepReport, final_loss, train_adapter
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +140,7 @@ class Aligned:
     @property
     def final_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""
-        last = self.curve[-max(1, len(self.curve) // 10) :]
-        return sum(point.loss for point in last) / len(last)
+        return final_loss(self.curve)
 
 
 def build_model(run: Run, modality: str, sensed: Sensed, *, bits: int | None = None) -> AnyMAL:

@@ -84,6 +84,12 @@ class StepReport:
     seconds: float
 
 
+def final_loss(curve: Sequence[StepReport]) -> float:
+    """Mean loss of the last tenth of the steps."""
+    last = curve[-max(1, len(curve) // 10) :]
+    return sum(point.loss for point in last) / len(last)
+
+
 def train_adapter(
     model: AnyMAL,
     modality: str,

@@ -40,7 +40,7 @@ from anymal_lib.runs import Run
 from anymal_lib.saving import CONFIG, attach, save
 from anymal_lib.seeds import generator_for
 from anymal_lib.sources import profile_manifest
-from anymal_lib.train import StepReport
+from anymal_lib.train import StepReport, final_loss
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,7 @@ class Tuned:
     @property
     def final_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""
-        last = self.curve[-max(1, len(self.curve) // 10) :]
-        return sum(point.loss for point in last) / len(last)
+        return final_loss(self.curve)
 
 
 def tune(
