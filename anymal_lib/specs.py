@@ -55,8 +55,8 @@ ALWAYS = (0.0, 1.0)  # from the first step of a run to its last
 class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), first without LoRA, then with.
 
-    The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs" and "synthetic"; see `anymal_lib.instruct.mixture`.
+    The mixture's parts are the modalities' questions and "negated", "captions", "dialogues"
+    and "pairs"; see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone

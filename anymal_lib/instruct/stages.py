@@ -192,10 +192,9 @@ def tune(
     data: InstructionSet,
     *,
     lora: bool,
-    extra: Sequence[Example] = (),
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> Tuned:
-    """Fine-tune the adapters, with `lora` the LLM's LoRA too; `extra` joins as "synthetic".
+    """Fine-tune the adapters, with `lora` the LLM's LoRA too.
 
     Curve and model go below the run's output folder.
     """
@@ -206,7 +205,7 @@ def tune(
     curve = finetune(
         model,
         data.train_media,
-        {**data.train, "synthetic": list(extra)},
+        data.train,
         spec,
         lora=lora,
         seed=run.seed,

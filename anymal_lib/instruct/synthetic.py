@@ -15,7 +15,7 @@ from typing import Any
 from anymal_lib.errors import ConfigError, DataError, InputError
 from anymal_lib.instruct.examples import Example, Item, ask
 from anymal_lib.instruct.parse import parse
-from anymal_lib.instruct.verdicts import DUPLICATE, kind_of, read_words, reason_against
+from anymal_lib.instruct.verdicts import DUPLICATE, fact_asked, read_words, reason_against
 from anymal_lib.instruct.writers import Writer
 from anymal_lib.rows import Row
 from anymal_lib.seeds import generator_for
@@ -279,5 +279,5 @@ def _judge(
             if reason is None and read_words(question) in seen:
                 reason = DUPLICATE
             seen.add(read_words(question))
-            pairs.append(Pair(item, question, answer, kind_of(question, row.facts), reason))
+            pairs.append(Pair(item, question, answer, fact_asked(question, row.facts), reason))
     return Yield(writer, len(rows), tuple(without), tuple(pairs))

@@ -72,7 +72,7 @@ def contradicts(
     return False
 
 
-def kind_of(question: str, facts: Mapping[str, str]) -> str:
+def fact_asked(question: str, facts: Mapping[str, str]) -> str:
     """The one fact that a question asks about by its name; else "other"."""
     named = [name for name in facts if _holds(question, name)]
     return named[0] if len(named) == 1 else OTHER

@@ -19,7 +19,7 @@ from anymal_lib.instruct.examples import Item
 from anymal_lib.instruct.parse import parse
 from anymal_lib.instruct.synthetic import describe, prompt_for, synthesize
 from anymal_lib.instruct.tables import yield_counts, yield_pairs
-from anymal_lib.instruct.verdicts import kind_of, reason_against
+from anymal_lib.instruct.verdicts import fact_asked, reason_against
 from anymal_lib.instruct.writers import EndpointWriter, LocalWriter
 from anymal_lib.rows import Row
 
@@ -219,8 +219,10 @@ def test_only_facts_asked_about_can_be_contradicted():
 
 def test_the_kind_is_the_fact_asked_about():
     facts = row(0).facts
-    assert kind_of("What color is it?", facts) == "colour"
-    assert kind_of("What is it?", facts) == kind_of("What shape and colour?", facts) == "other"
+    assert fact_asked("What color is it?", facts) == "colour"
+    assert (
+        fact_asked("What is it?", facts) == fact_asked("What shape and colour?", facts) == "other"
+    )
 
 
 SAID = {

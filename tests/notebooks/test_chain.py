@@ -13,7 +13,10 @@ import pytest
 
 from anymal_lib import AnyMAL, Image, chain
 from anymal_lib.errors import AnyMALError
+from anymal_lib.instruct import stages
 from anymal_lib.lora import has_lora
+from anymal_lib.manifest import write_manifest
+from anymal_lib.runs import start
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = {
@@ -167,6 +170,22 @@ def test_a_fine_tuned_model_loads_with_its_lora_and_answers(output):
     assert set(model.adapters) == {"audio", "image", "imu", "video"} and has_lora(model.llm)
     image = Image(np.zeros((64, 64, 3), dtype=np.uint8))
     assert isinstance(model.generate(["What is it? ", image], max_new_tokens=2), str)
+
+
+def test_a_users_own_questions_take_the_place_of_the_profiles(output, tmp_path):
+    for k, grey in enumerate(range(0, 240, 30)):
+        PIL.Image.new("RGB", (64, 64), (grey, grey, grey)).save(tmp_path / f"{k}.png")
+    rows = [
+        {"id": str(k), "split": split, "image": f"{k}.png", "question": "Dark?", "answer": said}
+        for k, (split, said) in enumerate([("train", "yes"), ("test", "no")] * 4)
+    ]
+    card = write_manifest(tmp_path, {"name": "own", "modality": "image"}, rows)
+    given = {"PROFILE": "mini", "OUTPUT_DIR": str(output), "MANIFEST": str(card), "LIMIT": 3}
+    run = start("06_finetune_mmit", given)
+    data = stages.instruction_set(run, stages.aligned_model(run))
+    assert [e.question for e in data.train["image"]] == ["Dark?"] * 3
+    assert {e.answer for e in data.test["image"]} == {"no"} and data.train["audio"]
+    assert data.manifests["image"].card.name == "own"
 
 
 @pytest.mark.parametrize(
