@@ -171,7 +171,7 @@ class FrozenLLM:
 
         `mask` (r, 1, t, t) is added to the scores of attention; `positions` (r, t).
         """
-        return self.model.base_model(
+        return self._body(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
 
@@ -180,12 +180,18 @@ class FrozenLLM:
 
         `mask` (b, all positions so far) is None where nothing is padded.
         """
-        return self.model.base_model(
+        return self._body(
             inputs_embeds=embeddings,
             past_key_values=cache,
             use_cache=cache is not None,
             **_place(mask, embeddings.shape[1]),
         )
+
+    def _body(self, **inputs: Any) -> Any:
+        """The body's output. LoRA's weights are fp32, its products are of the LLM's own type."""
+        mixed = self.dtype != torch.float32 and hasattr(self.model, "peft_config")
+        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            return self.model.base_model(**inputs)
 
     def remember(self, prefixes: Sequence[tuple[int, ...]]) -> Prefix | None:
         """Keys and values of the texts before the first item, one a prompt; None if all are empty.
@@ -223,7 +229,7 @@ class FrozenLLM:
         from transformers.cache_utils import DynamicCache
 
         cache = DynamicCache()  # one without windows: a model's own keeps the last positions only
-        self.model.base_model(
+        self._body(
             input_ids=ids.to(self.device),
             past_key_values=cache,
             use_cache=True,

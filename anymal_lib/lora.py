@@ -95,6 +95,28 @@ def merge_lora(llm: FrozenLLM) -> None:
     llm.forget()
 
 
+@contextmanager
+def merged_lora(llm: FrozenLLM) -> Iterator[None]:
+    """Within, the LoRA weights are merged, so that answers take no extra products.
+
+    After it every weight is what it was, to the bit. Quantized layers are left as they are: their
+    weights could only be merged by rounding them anew.
+    """
+    if llm.bits < 16:
+        yield
+        return
+    layers = _layers(llm)
+    own = [layer.get_base_layer().weight.data for layer in layers]
+    merge_lora(llm)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, own, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
+        llm.forget()
+
+
 def save_lora(llm: FrozenLLM, folder: Path) -> None:
     """Write `folder` in peft's format; it appears whole or not at all.
 
@@ -150,6 +172,8 @@ def _inject(llm: FrozenLLM, config: Any, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         llm.model.add_adapter(config, _NAME)
+    for layer in _layers(llm):
+        layer.cast_input_dtype_enabled = False  # its weights are cast instead: see `FrozenLLM`
     config.base_model_name_or_path = llm.identity.source  # not the folder it was read from
 
 

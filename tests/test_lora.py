@@ -24,6 +24,7 @@ from anymal_lib.lora import (
     load_lora,
     lora_parameters,
     merge_lora,
+    merged_lora,
     save_lora,
     without_lora,
 )
@@ -250,6 +251,22 @@ def test_merged_weights_give_the_same_logits_up_to_rounding(fresh):
     assert own_tensors(llm) != own
     torch.testing.assert_close(logits(llm), tuned, rtol=1e-4, atol=1e-4)
     assert (tuned - base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_weights_merged_for_a_while_are_afterwards_what_they_were(fresh, bits):
+    llm = fresh(bits)
+    add_lora(llm, SPEC, seed=0)
+    move(llm)
+    freeze_lora(llm)
+    before, own = logits(llm), own_tensors(llm)
+    with pytest.raises(KeyboardInterrupt), merged_lora(llm):
+        merged = logits(llm)
+        raise KeyboardInterrupt
+    assert torch.equal(logits(llm), before)
+    assert own_tensors(llm) == own
+    assert torch.equal(merged, before) == (bits < 16)
+    assert (merged - before).norm() < 0.1 * before.norm()
 
 
 @pytest.mark.parametrize("bits", [16, 8])

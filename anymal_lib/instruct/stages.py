@@ -33,6 +33,7 @@ from anymal_lib.instruct.questions import from_facts, written
 from anymal_lib.instruct.synthetic import Yield, synthesize
 from anymal_lib.instruct.writers import EndpointWriter, LocalWriter, Writer
 from anymal_lib.llm import load_llm
+from anymal_lib.lora import merged_lora
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
@@ -234,6 +235,11 @@ def scores(run: Run, model: AnyMAL, data: InstructionSet, *, whole: bool) -> Sco
 
     With `whole` every question is asked and under every control; without, a sample of them.
     """
+    with merged_lora(model.llm):
+        return _scores(run, model, data, whole)
+
+
+def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Scores:
     controls = CONTROLS if whole else ("clean",)
     found = {
         modality: answer_questions(
@@ -270,11 +276,12 @@ def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Ans
         "several turns": dialogues(asked, turns=_TURNS, count=len(sample), seed=run.seed),
         "item first": [item_first(example) for example in sample],
     }
-    return {
-        name: answer_questions(model, data.test_media, examples, seed=run.seed)
-        for name, examples in sets.items()
-        if examples
-    }
+    with merged_lora(model.llm):
+        return {
+            name: answer_questions(model, data.test_media, examples, seed=run.seed)
+            for name, examples in sets.items()
+            if examples
+        }
 
 
 def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -339,11 +346,12 @@ def judge_all(
         "planted: grounded": (grounded, data.test_media),
     }
     values = {name: manifest.fact_values for name, manifest in data.manifests.items()}
-    return {
-        name: judge(model, media, examples, values, seed=run.seed)
-        for name, (examples, media) in sets.items()
-        if examples
-    }
+    with merged_lora(model.llm):
+        return {
+            name: judge(model, media, examples, values, seed=run.seed)
+            for name, (examples, media) in sets.items()
+            if examples
+        }
 
 
 def reports_of(found: Scores, *, pairs: bool = True) -> dict[str, AnswerReport]:
