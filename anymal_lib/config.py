@@ -146,14 +146,14 @@ MINI = Profile(
         lora=LoraSpec(rank=8, alpha=16),
         questions=OPEN_QUESTIONS,
         weights={
-            "image": 3.0,
+            "image": 1.5,
             "negated": 3.0,
-            "imu": 1.0,
-            "audio": 1.0,
-            "video": 1.0,
-            "captions": 0.5,
-            "dialogues": 0.5,
-            "pairs": 1.5,
+            "imu": 1.2,
+            "audio": 1.2,
+            "video": 1.2,
+            "captions": 1.2,
+            "dialogues": 0.4,
+            "pairs": 2.5,
         },
         # What a yes/no question needs, to see whether its word matches the picture, is learned
         # from plain questions about pictures alone, sooner than among other parts.

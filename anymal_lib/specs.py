@@ -53,14 +53,14 @@ ALWAYS = (0.0, 1.0)  # from the first step of a run to its last
 
 @dataclass(frozen=True)
 class FinetuneSpec:
-    """Fine-tuning on multimodal instructions (paper, section 3.3), first without LoRA, then with.
+    """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues"
     and "pairs"; see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
-    lora_train: TrainSpec  # adapters and LoRA together, from there on
+    lora_train: TrainSpec  # adapters and LoRA together, from the aligned adapters too
     lora: LoraSpec
     questions: dict[str, str]  # modality -> manifest that holds its questions, or its facts
     weights: dict[str, float]  # part of the mixture -> how often it is drawn, relatively (ours)
