@@ -8,15 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anymal_lib.metrics import (
-    bootstrap,
-    cider_d,
-    facts_right,
-    is_reference,
-    named_value,
-    rouge_l,
-    words,
-)
+from anymal_lib.metrics.captions import cider_d, rouge_l
+from anymal_lib.metrics.facts import facts_right, is_reference, named_value, words
+from anymal_lib.metrics.intervals import bootstrap
 
 COLOURS = ["red", "dark red", "blue", "light blue green"]
 
