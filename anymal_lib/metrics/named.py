@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anymal_lib.errors import DataError
 from anymal_lib.metrics.answers import auc, choice, vqa_accuracy
 from anymal_lib.metrics.captions import (
     bleu,
@@ -107,6 +108,14 @@ def _likeliest(item: Answered) -> bool:
 
 def _auc(items: Sequence[Answered], seed: int) -> Score:
     """Of yes against no, as the paper scores Hateful Memes (Table 4)."""
+    for item in items:
+        if set(item.options) != {"yes", "no"}:
+            raise DataError(
+                "AUC of yes against no",
+                expected='the options "yes" and "no"',
+                got=str(item.options)[:80],
+                do="Give every row these two options, or score choice_accuracy instead.",
+            )
     told = [dict(zip(item.options, item.likelihoods, strict=True)) for item in items]
     value = auc([found["yes"] - found["no"] for found in told], ["yes" in i.truth for i in items])
     return Score(value, None if value is not None else "AUC needs items of both kinds")
