@@ -68,7 +68,8 @@ def evaluate_task(
         seed: of the shuffled control and of intervals.
 
     Raises:
-        DataError: no row fits the task, or too many media cannot be read.
+        DataError: no row fits the task, the model does not read their modality, or too many media
+            cannot be read.
     """
     asked = [row for row in rows if task.fits(row)]
     if not asked:
@@ -108,7 +109,13 @@ def _media(model: AnyMAL, task: Task, rows: Sequence[Row]) -> Bank:
     """The distinct media of rows, through the frozen part of their encoder."""
     first = {_medium(row): row for row in reversed(rows)}
     modality = rows[0].modality
-    model.spec(modality)
+    if modality not in model.encoders:
+        raise DataError(
+            f"task '{task.name}'",
+            expected=f"rows of a modality that the model reads: {sorted(model.encoders)}",
+            got=f"'{modality}'",
+            do="Give other rows, or load a model with this modality.",
+        )
     return build_bank(
         model.encoders[modality],
         list(reversed(first.values())),

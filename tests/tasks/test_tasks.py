@@ -243,6 +243,8 @@ def test_rows_that_do_not_fit_are_left_out_or_refused(model, rows_for):
             evaluate_task(model, TASKS[name], squares)
     many = replace(questions[0], options=tuple(map(str, range(27))), answers=("1",))
     assert not TASKS["science-qa"].fits(many)
+    with pytest.raises(DataError, match="smell"):
+        evaluate_task(model, TASKS["vqa"], [replace(questions[0], modality="smell")])
     with pytest.raises(ValueError, match="dark"):
         evaluate_task(model, TASKS["vqa"], questions[:1], controls=["dark"])
 
