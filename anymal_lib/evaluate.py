@@ -7,6 +7,7 @@ prompt without any modality tokens. A captioner can look fine and be blind.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +18,12 @@ from torch import Tensor
 from anymal_lib.bank import Bank, encode_aligned, encode_frozen
 from anymal_lib.contrastive import meaning
 from anymal_lib.encoders import Features
-from anymal_lib.metrics import (
-    Interval,
-    bootstrap,
-    cider_d,
-    facts_right,
-    is_reference,
-    rouge_l,
-)
+from anymal_lib.metrics.captions import cider_d, rouge_l
+from anymal_lib.metrics.facts import facts_right, is_reference
+from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
-from anymal_lib.prompt import render
+from anymal_lib.prompt import Prompt, render
 from anymal_lib.seeds import generator_for
 
 CONTROLS = ("clean", "blank", "shuffled", "removed")
@@ -139,13 +135,32 @@ def captions(
     return model.respond([prompt] * len(bank), tokens, max_new_tokens=spec.max_new_tokens)
 
 
+def respond_once(
+    model: AnyMAL,
+    prompts: Sequence[Prompt],
+    spans: Sequence[Sequence[Tensor]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy responses to prompts with the modality tokens of each, (q, w) an item.
+
+    Prompts that are the same, with the same tensors, are answered once.
+    """
+    keys = [(prompt, *map(id, own)) for prompt, own in zip(prompts, spans, strict=True)]
+    first = {key: k for k, key in reversed(list(enumerate(keys)))}
+    chosen = sorted(first.values())
+    tokens = [span for k in chosen for span in spans[k]]
+    texts = model.respond([prompts[k] for k in chosen], tokens, max_new_tokens=max_new_tokens)
+    found = dict(zip(chosen, texts, strict=True))
+    return [found[first[key]] for key in keys]
+
+
 def _of_partners(clean: list[str], bank: Bank, seed: int) -> list[str]:
     """What the model says with another row's features: exactly what it said of that row.
 
     The prompt is the same and greedy decoding a function of the tokens, so nothing is generated
     twice.
     """
-    return [clean[k] for k in _derangement(bank, seed)]
+    return [clean[k] for k in derangement(bank, seed)]
 
 
 @torch.inference_mode()
@@ -171,7 +186,7 @@ def blank_tokens(model: AnyMAL, modality: str) -> Tensor:
     return model.adapters[modality](features)[0]
 
 
-def _derangement(bank: Bank, seed: int) -> list[int]:
+def derangement(bank: Bank, seed: int) -> list[int]:
     """Another row for every row: shuffled, then shifted within the shuffle so none stays."""
     generator = generator_for(seed, "shuffled control", 0)
     order = torch.randperm(len(bank), generator=generator).tolist()

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from anymal_lib.manifest import Row
-from anymal_lib.metrics import Interval, named_value
+from anymal_lib.metrics.facts import named_value
+from anymal_lib.metrics.intervals import Interval
 from anymal_lib.modalities import MODALITIES, modality_of, open_row
 from anymal_lib.specs import Profile
 

@@ -78,16 +78,23 @@ class Spliced:
 
 
 def render(
-    llm: FrozenLLM, parts: Sequence[Any], *, system: str = "", response: str | None = None
+    llm: FrozenLLM,
+    parts: Sequence[Any],
+    *,
+    system: str | Sequence[Any] = "",
+    response: str | None = None,
 ) -> Prompt:
     """Render texts and items through the chat template; items keep their order.
 
-    Raises `InputError` for an empty prompt or one with a reserved control character.
+    `system` may be a list of texts and items as well; its items come first. Raises `InputError`
+    for an empty prompt or one with a reserved control character.
     """
     return render_dialogue(llm, Dialogue([(parts, response)]), system=system)
 
 
-def render_dialogue(llm: FrozenLLM, dialogue: Dialogue, *, system: str = "") -> Prompt:
+def render_dialogue(
+    llm: FrozenLLM, dialogue: Dialogue, *, system: str | Sequence[Any] = ""
+) -> Prompt:
     """Render a conversation through the chat template; `InputError` as `render`, and where there
     is no turn or an answer before the last is missing.
     """
@@ -99,7 +106,8 @@ def render_dialogue(llm: FrozenLLM, dialogue: Dialogue, *, system: str = "") -> 
             do="Put in what the user says and None: Dialogue([(['What is it? ', item], None)]).",
         )
     *before, (last, response) = dialogue.turns
-    messages = [{"role": "system", "content": system}] if system else []
+    told = [system] if isinstance(system, str) else system
+    messages = [_message("system", told)] if system else []
     answers = []
     for parts, answer in before:
         if answer is None:
@@ -109,15 +117,15 @@ def render_dialogue(llm: FrozenLLM, dialogue: Dialogue, *, system: str = "") -> 
                 got="a turn without one",
                 do="Put the answer beside what the user said, or leave the turn out.",
             )
-        messages += [_user(parts), {"role": "assistant", "content": _ANSWER}]
+        messages += [_message("user", parts), {"role": "assistant", "content": _ANSWER}]
         answers.append(llm.tokenize(answer))
-    rendered = _render_chat(llm, [*messages, _user(last)])
+    rendered = _render_chat(llm, [*messages, _message("user", last)])
     pieces, earlier = _with_answers(llm, rendered, answers)
     target = () if response is None else (*llm.tokenize(response), llm.end_of_turn)
     return Prompt(pieces, target, earlier)
 
 
-def _user(parts: Sequence[Any]) -> dict[str, str]:
+def _message(role: str, parts: Sequence[Any]) -> dict[str, str]:
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) == len(parts) and not "".join(texts).strip():
         raise InputError(
@@ -134,7 +142,7 @@ def _user(parts: Sequence[Any]) -> dict[str, str]:
             do="Remove it from the text.",
         )
     content = "".join(part if isinstance(part, str) else _PLACE for part in parts)
-    return {"role": "user", "content": content}
+    return {"role": role, "content": content}
 
 
 def _with_answers(

@@ -10,7 +10,8 @@ import torch
 from anymal_lib.bank import Bank
 from anymal_lib.evaluate import CONTROLS, captions, chance, evaluate_captions, modality_tokens
 from anymal_lib.inputs import Audio, Image, Imu, Video
-from anymal_lib.metrics import cider_d, rouge_l, words
+from anymal_lib.metrics.captions import cider_d, rouge_l
+from anymal_lib.metrics.facts import words
 from anymal_lib.modalities import open_row
 
 

@@ -37,6 +37,7 @@ PACKAGES = {  # by module
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
     "yaml": "PyYAML",
 }
 

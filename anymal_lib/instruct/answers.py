@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from anymal_lib.errors import DataError
-from anymal_lib.evaluate import CONTROLS, blank_tokens
+from anymal_lib.evaluate import CONTROLS, blank_tokens, respond_once
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.instruct.media import Media, prompt_of
-from anymal_lib.metrics import Interval, bootstrap, words
+from anymal_lib.metrics.facts import words
+from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.model import AnyMAL
 from anymal_lib.seeds import generator_for
 
@@ -124,16 +125,7 @@ def answers(
         partner = partners(tokens, seed) if control == "shuffled" else {i: i for i in tokens}
         spans = [[tokens[partner[item]] for item in e.items] for e in examples]
     prompts = [prompt_of(model, e, learn=False) for e in examples]
-    keys = [(p, *map(id, s)) for p, s in zip(prompts, spans, strict=True)]
-    first = {key: k for k, key in reversed(list(enumerate(keys)))}
-    chosen = sorted(first.values())
-    texts = model.respond(
-        [prompts[k] for k in chosen],
-        [span for k in chosen for span in spans[k]],
-        max_new_tokens=model.profile.finetuning.max_new_tokens,
-    )
-    found = dict(zip(chosen, texts, strict=True))
-    return [found[first[key]] for key in keys]
+    return respond_once(model, prompts, spans, model.profile.finetuning.max_new_tokens)
 
 
 def without_items(example: Example) -> Example:

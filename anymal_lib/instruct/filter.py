@@ -19,7 +19,7 @@ from anymal_lib.instruct.answers import answers, is_right, partners, without_ite
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.instruct.verdicts import contradicts
-from anymal_lib.metrics import words
+from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 

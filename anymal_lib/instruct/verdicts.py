@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from anymal_lib.metrics import named_value, words
+from anymal_lib.metrics.facts import named_value, words
 
 MOST_QUESTION_WORDS = 30
 MOST_ANSWER_WORDS = 10
@@ -28,7 +28,7 @@ _SPELLINGS = {"color": "colour", "colors": "colours", "grey": "gray"}
 
 
 def read_words(text: str) -> str:
-    """A text's words as `metrics.words` gives them, in one spelling."""
+    """A text's words as `metrics.facts.words` gives them, in one spelling."""
     return " ".join(_SPELLINGS.get(word, word) for word in words(text).split())
 
 

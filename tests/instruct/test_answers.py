@@ -17,7 +17,7 @@ from anymal_lib.instruct.answers import (
     without_items,
 )
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
-from anymal_lib.metrics import Interval, bootstrap
+from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.modalities import MODALITIES, open_row
 from anymal_lib.prompt import Dialogue
 

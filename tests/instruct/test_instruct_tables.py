@@ -11,7 +11,7 @@ from anymal_lib.instruct.examples import Example, Item, Turn, ask
 from anymal_lib.instruct.filter import REASONS, Judged
 from anymal_lib.instruct.stages import InstructionSet, Scores, Tuned
 from anymal_lib.instruct.synthetic import Pair, Yield
-from anymal_lib.metrics import Interval
+from anymal_lib.metrics.intervals import Interval
 from anymal_lib.train import StepReport
 
 PICTURE, MOTION = Item("image", "square-0"), Item("imu", "motion-0")
