@@ -28,7 +28,6 @@ NOT_IMPORTED = {
     "bitsandbytes",
     "laion-clap",
     "gguf",
-    "ipywidgets",
     "ipykernel",
     "jupyterlab",
     "aiohttp",
@@ -37,6 +36,7 @@ PACKAGES = {  # by module
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
     "yaml": "PyYAML",
 }
 
