@@ -24,8 +24,8 @@ def win_tie_lose(found: Sequence[Preference]) -> Figure:
     Whiskers are 95 % intervals of wins (from the left) and losses (from the right).
     """
     paper = WINS.column("MM-IT", "wins against the human reference")
-    heights = [len(found) + 1, len(paper) + 1]
-    figure = plt.figure(figsize=(9, _HEIGHT * sum(heights) + 1.2), layout="constrained")
+    heights = [max(1, len(found)), len(paper)]
+    figure = plt.figure(figsize=(9, _HEIGHT * sum(heights) + 1.6), layout="constrained")
     ours, theirs = figure.subplots(2, 1, sharex=True, height_ratios=heights)
     _draw_ours(ours, found)
     _draw_paper(theirs, paper)
@@ -47,14 +47,16 @@ def _draw_ours(axis: Axes, found: Sequence[Preference]) -> None:
         _whisker(axis, k - _EDGE, 100 * one.win.low, 100 * one.win.high)
         _whisker(axis, k + _EDGE, 100 - 100 * one.lose.high, 100 - 100 * one.lose.low)
     names = [f"{p.system} against {p.against}\n{p.raters}, {p.items} items" for p in found]
-    _frame(axis, names, "here: who rated stands below each pairing")
+    _frame(
+        axis, names, "here: each pairing with who rated it, and 95 % intervals of wins and losses"
+    )
 
 
 def _draw_paper(axis: Axes, wins: dict[str, float]) -> None:
     for k, value in enumerate(wins.values()):
         axis.barh(k, value, color=GOOD, height=0.62, alpha=0.55)
         axis.barh(k, 100 - value, left=value, color="#ededed", height=0.62)
-        _number(axis, value / 2, k, value, "black")
+        axis.text(value + 0.8, k, f"{value:.1f}", va="center", fontsize=8)
     title = f"{WINS.source} of the paper: people, against the human reference (wins only)"
     _frame(axis, list(wins), title)
 
@@ -62,8 +64,7 @@ def _draw_paper(axis: Axes, wins: dict[str, float]) -> None:
 def _frame(axis: Axes, names: list[str], title: str) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_title(title, fontsize=9, loc="left", color=NEUTRAL)
-    axis.invert_yaxis()
-    axis.set_xlim(0, 100)
+    axis.set(xlim=(0, 100), ylim=(max(1, len(names)) - 0.4, -0.6))  # the first one on top
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(left=False)
 
