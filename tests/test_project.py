@@ -28,7 +28,6 @@ NOT_IMPORTED = {
     "bitsandbytes",
     "laion-clap",
     "gguf",
-    "ipywidgets",
     "ipykernel",
     "jupyterlab",
     "aiohttp",
