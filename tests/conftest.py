@@ -17,6 +17,7 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from anymal_lib.assets import cache_dir
 from anymal_lib.bank import build_bank
@@ -37,6 +38,8 @@ from anymal_lib.specs import (
 )
 
 torch.set_num_threads(1)
+settings.register_profile("kit", deadline=None)  # how long a test takes is no property of it
+settings.load_profile("kit")
 
 
 def pytest_configure(config):

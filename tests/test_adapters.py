@@ -32,7 +32,7 @@ def build(kind="resampler", tokens=4, layers=2, width=32, heads=4, rms=0.1, llm_
     return build_adapter(spec, out_rms=rms, **sizes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batch=st.integers(1, 5),
     n=st.integers(1, 20),

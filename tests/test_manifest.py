@@ -179,7 +179,7 @@ def test_groups_and_windows_of_one_file_stay_together(folder):
 
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 5), groups=st.integers(1, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_split_gets_something_from_three_units_on(n, seed, groups, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     found = splits(put(folder, [bare(i, group=str(i % groups)) for i in range(n)]), seed)
@@ -367,7 +367,7 @@ def test_windows_that_do_not_overlap_may_be_in_two_splits(folder):
         max_size=12,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_leak_check_equals_comparing_all_pairs(tmp_path_factory, windows):
     folder = tmp_path_factory.mktemp("own")
     windows.append((100, 1, "train"))
@@ -393,7 +393,7 @@ KEYS += ["start", "end", "rate", "boxes"]
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)), max_size=4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_odd_rows_load_or_raise_manifest_errors(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("own")
     card = put(folder, [row(1), *({**row(2 + i), **odd} for i, odd in enumerate(rows))])
@@ -404,7 +404,7 @@ def test_odd_rows_load_or_raise_manifest_errors(tmp_path_factory, rows):
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace")))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_garbage_raises_manifest_errors_only(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("own")
     card = put(folder, [])

@@ -123,7 +123,7 @@ def test_a_recording_that_is_none_is_refused(tmp_path):
 @given(
     st.floats(-5, 60), st.lists(st.tuples(st.floats(5, 12), st.floats(0.2, 4)), max_size=4)
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_window_is_whole_and_holds_its_narration(seconds, parts):
     stretches, clock = [], 1.0
     for length, gap in parts:

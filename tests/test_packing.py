@@ -220,7 +220,7 @@ turns = st.tuples(
 batches = st.lists(st.lists(turns, min_size=1, max_size=3), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batch=batches, system=st.sampled_from([SYSTEM, ""]))
 def test_any_groups_of_prompts_are_as_each_alone(llms, batch, system):
     llm = llms["llama"]

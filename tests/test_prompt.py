@@ -118,7 +118,7 @@ def batches(draw):
     return prompts, responses
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(batch=batches(), left=st.booleans())
 def test_splice_puts_everything_exactly_where_it_belongs(llm, batch, left):
     parts, responses = batch
@@ -272,7 +272,7 @@ words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_si
 answers = st.lists(words, max_size=4).map(" ".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     turns=st.lists(st.tuples(words.map(lambda text: [text]), answers), min_size=1, max_size=4),
     last=words,

@@ -74,7 +74,7 @@ def test_the_order_is_the_seeds(card):
     assert ids(RowStream(card, seed=3)) != ids(RowStream(card, seed=4))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(position=st.integers(0, 2500), block=st.sampled_from([1, 7, 64, 5000]))
 def test_a_stream_goes_on_from_any_position(card, position, block):
     stream = RowStream(card, block=block)

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from anymal_lib.metrics import Interval, bootstrap
+from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.rating.journal import SUFFIX, Rating, is_rule, read
 from anymal_lib.rating.questions import PREFERENCE, Question
 from anymal_lib.rating.study import Study, load_study

@@ -14,7 +14,7 @@ import numpy as np
 
 from anymal_lib.instruct.answers import is_right
 from anymal_lib.instruct.examples import Example
-from anymal_lib.metrics import facts_right
+from anymal_lib.metrics.facts import facts_right
 from anymal_lib.rating.journal import RULE
 from anymal_lib.rating.questions import LEFT, PREFERENCE, RIGHT, RUBRIC, TIE
 from anymal_lib.rating.session import Session

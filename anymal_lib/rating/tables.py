@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from anymal_lib.metrics import Interval
+from anymal_lib.metrics.intervals import Interval
 from anymal_lib.paper.results import HUMAN_RATINGS
 from anymal_lib.rating.questions import RUBRIC
 from anymal_lib.rating.results import Results, mean_kappa

@@ -102,7 +102,7 @@ def test_other_modalities_are_refused_by_name(imu_card):
     splits=st.lists(st.sampled_from(["train", "val", "test"]), min_size=1, max_size=25),
     cells=st.integers(1, 60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_search_by_blocks_finds_what_a_plain_loop_finds(seed, splits, cells):
     vectors = np.random.default_rng(seed).normal(size=(len(splits), 3))
     rows = [row(f"r{k}", split) for k, split in enumerate(splits)]
@@ -156,7 +156,7 @@ def test_a_resampled_recording_is_a_leak(imu_card, tmp_path):
 
 
 @given(st.integers(1, 300), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_signal_means_are_means(samples, seed):
     signal = np.random.default_rng(seed).normal(size=(samples, 6))
     means = duplicates._means(signal).reshape(64, 6)

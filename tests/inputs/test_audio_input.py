@@ -92,7 +92,7 @@ def test_a_window_is_that_part_of_the_whole(sounds, name, start, end):
 
 
 @given(st.sampled_from(["a.wav", "a.m4a", "a.mp3"]), st.floats(0, 2.9), st.floats(0.01, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_window_has_its_length_and_place(sounds, name, start, length):
     end = min(start + length, 3.0)
     whole = Audio(sounds(name)).load().samples
@@ -163,7 +163,7 @@ def test_arrays_of_every_type(dtype, scale, middle):
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=80),
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_array_is_a_sound_or_refused(array):
     try:
         sound = Audio(array, 8000).load()
@@ -220,7 +220,7 @@ def test_many_threads_decode_at_once(sounds):
 
 @given(st.integers(1, 3000), st.sampled_from([8000, 16_000, 22_050, 44_100, 48_000, 96_000]),
        st.sampled_from([8000, 16_000, 32_000, 44_100, 48_000]))  # fmt: skip
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_resampling_has_the_promised_length_and_rate(n, old, new):
     sound = Waveform(np.full(n, 0.25, np.float32), old)
     if round(n * new / old) == 0:
@@ -387,7 +387,7 @@ def test_length_is_bounded(monkeypatch, sounds):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_damaged_sounds_give_samples_or_input_errors(sounds, tmp_path_factory, seed, wounds):
     random = np.random.default_rng(seed)
     names = ["a.wav", "a.flac", "a.ogg", "a.m4a", "a.mp3", "film.mkv"]

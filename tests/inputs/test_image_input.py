@@ -118,7 +118,7 @@ def test_arrays_of_every_layout(dtype, layout):
         hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_array_converts_or_is_refused(array):
     try:
         loaded = Image(array).load()
@@ -132,7 +132,7 @@ def test_any_array_converts_or_is_refused(array):
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(5, 9), st.integers(5, 9), st.just(3))))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_rgb_arrays_come_through_unchanged(array):
     for same in (array, np.moveaxis(array, 2, 0), array / 255, array.astype(np.uint16) * 257):
         np.testing.assert_array_equal(np.asarray(Image(same).load()), array)
@@ -179,7 +179,7 @@ def test_bad_files_are_named(tmp_path, content, says):
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @given(st.binary(min_size=1, max_size=100), st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damaged_files_load_or_raise_input_errors(tmp_path_factory, noise, format):
     buffer = io.BytesIO()
     red("RGB").save(buffer, format=format)

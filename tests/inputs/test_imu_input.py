@@ -204,7 +204,7 @@ def test_a_recording_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
     old=st.sampled_from([1, 12.5, 26, 49.87, 50, 100, 200, 1000]),
     new=st.sampled_from([1, 12.5, 26, 50, 100, 199.9, 1000]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_resampling_has_the_promised_length_and_rate(n, old, new):
     signal = ImuSignal(np.ones((n, 6), np.float32), old)
     wanted = n if old == new else round(n * new / old)
@@ -286,7 +286,7 @@ def test_bad_imu_arrays_say_what_came(array, says):
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=8),
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_array_is_a_signal_or_refused(array):
     try:
         signal = Imu(array, 50).load()
@@ -397,7 +397,7 @@ CELLS = st.sampled_from(["1", "-0.5", "2e3", "nan", "", "x", '"', "1,2", "ax", "
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
 @given(st.lists(st.lists(CELLS, max_size=9), max_size=6), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_csv_is_a_signal_or_refused(tmp_path_factory, rows, with_header):
     path = tmp_path_factory.mktemp("x") / "a.csv"
     lines = [",".join(cells) for cells in rows]

@@ -82,7 +82,7 @@ def test_frames_at_the_centres_of_equal_parts(films, name):
 
 @given(st.sampled_from(["a.mp4", "a.mkv", "a.ts"]), st.floats(0, 5.8), st.floats(0.05, 6),
        st.integers(1, 9))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_window_shows_the_last_frame_that_was_due(films, name, start, length, count):
     end = min(start + length, 6.0)
     times = [start + (k + 0.5) * (end - start) / count for k in range(count)]
@@ -196,7 +196,7 @@ def test_lists_and_arrays_are_films():
 
 @given(hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5),
        st.sampled_from(["u1", "u2", "f4", "f8", "i8", "?", "O"]), st.integers(1, 20))  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_array_is_a_film_or_refused(shape, dtype, count):
     try:
         images = Video(np.zeros(shape, dtype)).frames(count)
@@ -288,7 +288,7 @@ def test_of_a_film_cut_off_the_whole_part_is_read(tmp_path, name):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_films_give_frames_or_input_errors(films, tmp_path_factory, seed, wounds):
     random = np.random.default_rng(seed)
     content = bytearray(films(["a.mp4", "a.mkv", "a.ts", "a.avi"][seed % 4]).read_bytes())

@@ -124,7 +124,7 @@ ANY_PARTS = st.dictionaries(
 SHARES = st.sampled_from([0.0, 0.3, 0.5, 1.0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     given_parts=ANY_PARTS,
     weights=st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0.0, 0.5, 2.0])),

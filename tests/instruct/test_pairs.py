@@ -125,7 +125,7 @@ ANY_ROWS = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(given_rows=ANY_ROWS, count=st.integers(0, 40), seed=st.integers())
 def test_any_rows_give_true_balanced_pairs_or_none(given_rows, count, seed):
     rows = {

@@ -169,7 +169,7 @@ FACTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     facts=st.dictionaries(st.text(min_size=1), FACTS, max_size=8),
     seed=st.integers(),

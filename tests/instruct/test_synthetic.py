@@ -322,7 +322,7 @@ def whole(local, tmp_path_factory):
     return file.read_bytes(), found
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_killed_run_ends_with_the_same_bytes(data, whole, local, tmp_path):
     content, found = whole

@@ -200,7 +200,7 @@ sentences = st.lists(st.sampled_from(["a", "red", "blue", "square"]), min_size=1
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=st.lists(st.tuples(sentences, sentences), min_size=2, max_size=5))
 def test_scores_stay_in_their_range_and_equality_is_the_best(pairs):
     captions, references = [c for c, _ in pairs], [[r] for _, r in pairs]

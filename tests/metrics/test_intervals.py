@@ -28,7 +28,7 @@ def test_bootstrap_of_one_value_has_no_width(value, n):
     assert (interval.value, interval.low, interval.high) == pytest.approx((value,) * 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
 def test_the_interval_contains_the_mean(scores):
     interval = bootstrap(scores)
