@@ -35,7 +35,7 @@ def senses(control: str, modality: str) -> str:
         "clean": "the item itself",
         "blank": MODALITIES[modality].blank_means,
         "shuffled": "another held-out item",
-        "wrong_partner": "an item that differs in every fact",
+        "wrong_partner": "an item as unlike it as there is",
         "removed": "no modality tokens at all",
     }[control]
 

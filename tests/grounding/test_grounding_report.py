@@ -338,7 +338,7 @@ def test_tables_hold_every_condition(mixed):
     table = grounding_scores(mixed)
     assert len(table) == 4 * (len(CONDITIONS) + 1)
     line = table.loc["audio", "wrong partner"]
-    assert line["the model senses"] == "an item that differs in every fact"
+    assert line["the model senses"] == "an item as unlike it as there is"
     assert line["its difference"] == "0.000 (0.000 to 0.000)"
     assert list(verdicts(mixed)["grounded"]) == ["yes", "yes", "no", "yes"]
 
