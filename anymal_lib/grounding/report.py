@@ -96,12 +96,12 @@ class Grounding:
         It does where the items stand above every control (blank, shuffled, wrong partner, removed)
         in the score and in the log-likelihood: the paired 95 % interval of each difference lies
         above 0, for the log-likelihood above `LEAST_GAIN`. All have to, so no correction for many
-        comparisons is needed: a blind model passes all of them no more often than any one of
-        them, about one time in forty. Shuffled and wrong partners are what a blind model cannot pass:
-        its tokens are as usual there, only not the item's. Blank and removed show that the item
-        does more than tokens that say nothing. The score alone may miss an unskilled model, the
-        likelihood alone one that senses and does not speak of it. It says that the model reads,
-        not how well.
+        comparisons is needed: a blind model passes all of them no more often than any one of them,
+        about one time in forty. Shuffled and wrong partners are what a blind model cannot pass: its
+        tokens are as usual there, only not the item's. Blank and removed show that the item does
+        more than tokens that say nothing. The score alone may miss an unskilled model, the
+        likelihood alone one that senses and does not speak of it. It says that the model reads, not
+        how well.
         """
         return self.score.reads and self.log_likelihood.reads
 
