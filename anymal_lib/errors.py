@@ -56,3 +56,7 @@ class ConfigError(AnyMALError):
 
 class DataError(AnyMALError):
     """Training or evaluation cannot go on with the data it meets at run time."""
+
+
+class GroundingError(AnyMALError):
+    """A model does not read one of its inputs: it says the same whatever it is given."""

@@ -42,6 +42,7 @@ class Modality:
         encoder_spec: the dataclass that a profile describes its encoder with.
         build_encoder: such a spec -> the encoder.
         draw: shows an input on a matplotlib axis; None draws its name only.
+        noun: what one input is called in a sentence; "" is the modality's name.
     """
 
     item: type
@@ -51,6 +52,7 @@ class Modality:
     encoder_spec: type
     build_encoder: Callable[[Any], Encoder]
     draw: Callable[[Axes, Any], None] | None = None
+    noun: str = ""
 
 
 MODALITIES: dict[str, Modality] = {}
@@ -113,6 +115,7 @@ register(
         encoder_spec=ImageEncoderSpec,
         build_encoder=_encoder("image"),
         draw=_drawing("draw_image"),
+        noun="picture",
     ),
 )
 register(
@@ -127,6 +130,7 @@ register(
         encoder_spec=ImuEncoderSpec,
         build_encoder=_encoder("imu"),
         draw=_drawing("draw_imu"),
+        noun="motion",
     ),
 )
 register(
@@ -139,6 +143,7 @@ register(
         encoder_spec=AudioEncoderSpec,
         build_encoder=_encoder("audio"),
         draw=_drawing("draw_audio"),
+        noun="sound",
     ),
 )
 register(
@@ -151,5 +156,6 @@ register(
         encoder_spec=VideoEncoderSpec,
         build_encoder=_encoder("video"),
         draw=_drawing("draw_video"),
+        noun="clip",
     ),
 )

@@ -123,6 +123,22 @@ class AnyMAL:
         states = self.llm.hidden(batch.embeddings, prefix=prefix)
         return self._of_rows(states, batch.rows, batch.targets)
 
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[Prompt], spans: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Log-likelihoods of each prompt's learned tokens, one (learned,) tensor a prompt.
+
+        `spans` holds the modality tokens of each prompt's items, (q, w) each. Prompts that begin
+        alike and answers of similar length are read together.
+        """
+        order = sorted(range(len(prompts)), key=lambda k: (prompts[k].pieces, prompts[k].learned))
+        found: dict[int, Tensor] = {}
+        for first in range(0, len(order), self.profile.eval_batch):
+            chunk = order[first : first + self.profile.eval_batch]
+            batch = [prompts[k] for k in chunk]
+            per_token = self.log_likelihoods(batch, [span for k in chunk for span in spans[k]])
+            found.update(zip(chunk, per_token.split([p.learned for p in batch]), strict=True))
+        return [found[k] for k in range(len(prompts))]
+
     def _of_rows(self, states: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         """States (b, t, w) -> log-likelihoods of the targets (k,) at flat positions `rows`."""
         flat = states.flatten(0, 1)

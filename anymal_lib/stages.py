@@ -15,10 +15,11 @@ from typing import Any
 
 from anymal_lib.bank import Bank, build_bank
 from anymal_lib.contrastive import Retrieval, retrieval
+from anymal_lib.controls import CONTROLS
 from anymal_lib.encoder_cache import ready_encoder
 from anymal_lib.encoders import Encoder
 from anymal_lib.errors import ConfigError, DataError
-from anymal_lib.evaluate import CONTROLS, CaptionReport, chance, evaluate_captions
+from anymal_lib.evaluate import CaptionReport, chance, evaluate_captions
 from anymal_lib.llm import PRECISIONS, FrozenLLM, load_llm
 from anymal_lib.manifest import Manifest, Row, load_manifest
 from anymal_lib.model import AnyMAL

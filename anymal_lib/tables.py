@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from anymal_lib.controls import senses
 from anymal_lib.evaluate import CaptionReport, chance
 from anymal_lib.manifest import Manifest
-from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
 from anymal_lib.runs import ROOT
 from anymal_lib.specs import Profile
@@ -103,15 +103,9 @@ def elsewhere_scores(report: CaptionReport, elsewhere: CaptionReport | None) -> 
 
 def grounding_scores(report: CaptionReport, sensed: Sensed) -> pd.DataFrame:
     """Clean score against the controls, with 95 % intervals."""
-    means = {
-        "clean": "the item itself",
-        "blank": MODALITIES[sensed.manifest.modality].blank_means,
-        "shuffled": "another held-out item",
-        "removed": "no modality tokens at all",
-    }
     table = {
         control: {
-            "the model senses": means[control],
+            "the model senses": senses(control, sensed.manifest.modality),
             report.grounding_score: round(found.value, 3),
             "95 % low": round(found.low, 3),
             "95 % high": round(found.high, 3),

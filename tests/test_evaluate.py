@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from anymal_lib.bank import Bank
-from anymal_lib.evaluate import CONTROLS, captions, chance, evaluate_captions, modality_tokens
+from anymal_lib.controls import CONTROLS, modality_tokens
+from anymal_lib.evaluate import captions, chance, evaluate_captions
 from anymal_lib.inputs import Audio, Image, Imu, Video
 from anymal_lib.metrics.captions import cider_d, rouge_l
 from anymal_lib.metrics.facts import words

@@ -6,17 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
+from anymal_lib.controls import CONTROLS, blank_tokens, respond_once, ring
 from anymal_lib.errors import DataError
-from anymal_lib.evaluate import CONTROLS, blank_tokens, respond_once
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.metrics.facts import words
 from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.model import AnyMAL
-from anymal_lib.seeds import generator_for
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def answers(
     control: str = "clean",
     seed: int = 0,
 ) -> list[str]:
-    """Greedy answers, the items as `control` says (see `evaluate.CONTROLS`).
+    """Greedy answers, the items as `control` says (see `controls.CONTROLS`).
 
     Prompts that are the same in tokens are answered once.
     """
@@ -142,7 +140,5 @@ def partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
     partner: dict[Item, Item] = {}
     for modality in sorted({item.modality for item in items}):
         own = sorted((i for i in items if i.modality == modality), key=lambda item: item.id)
-        order = torch.randperm(len(own), generator=generator_for(seed, "shuffled answers", 0))
-        ring = [own[k] for k in order.tolist()]
-        partner.update(zip(ring, ring[1:] + ring[:1], strict=True))
+        partner.update((i, own[k]) for i, k in zip(own, ring(len(own), seed), strict=True))
     return partner

@@ -99,23 +99,13 @@ def _reason(
     return REASONS[3] if found.gain < _LEAST_GAIN else None
 
 
-@torch.inference_mode()
 def likelihoods(
     model: AnyMAL, examples: Sequence[Example], spans: Sequence[Sequence[Tensor]]
 ) -> list[float]:
     """Probability of each example's last answer, end of turn included, given modality tokens."""
     prompts = [prompt_of(model, example, learn=True) for example in examples]
     prompts = [replace(prompt, earlier=()) for prompt in prompts]  # only the last answer counts
-    order = sorted(range(len(prompts)), key=lambda k: prompts[k].pieces)
-    found = [0.0] * len(prompts)
-    for start in range(0, len(order), model.profile.eval_batch):
-        chunk = order[start : start + model.profile.eval_batch]
-        tokens = [span for k in chunk for span in spans[k]]
-        per_token = model.log_likelihoods([prompts[k] for k in chunk], tokens)
-        of = per_token.split([len(prompts[k].response) for k in chunk])
-        for k, answer in zip(chunk, of, strict=True):
-            found[k] = math.exp(answer.sum().item())
-    return found
+    return [math.exp(answer.sum().item()) for answer in model.score(prompts, spans)]
 
 
 def counts(judged: Sequence[Judged]) -> dict[str, int]:

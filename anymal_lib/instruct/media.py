@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anymal_lib.bank import Bank, augmented, encode_aligned
-from anymal_lib.evaluate import modality_tokens
+from anymal_lib.controls import modality_tokens
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Dialogue, Prompt, render_dialogue

@@ -18,7 +18,8 @@ import torch
 
 from anymal_lib import stages
 from anymal_lib.bank import Bank
-from anymal_lib.evaluate import CONTROLS, exact_captions
+from anymal_lib.controls import CONTROLS
+from anymal_lib.evaluate import exact_captions
 from anymal_lib.instruct.answers import AnswerReport, answer_questions
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.instruct.filter import Judged, counts, judge

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from anymal_lib.bank import Bank, Skipped, build_bank
-from anymal_lib.errors import DataError
-from anymal_lib.evaluate import (
+from anymal_lib.controls import (
     CONTROLS,
     blank_tokens,
-    derangement,
     modality_tokens,
     respond_once,
+    ring,
 )
+from anymal_lib.errors import DataError
 from anymal_lib.metrics.named import NEED_LIKELIHOODS, Answered, Score, score
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Prompt, render
@@ -64,7 +64,7 @@ def evaluate_task(
         model: with an encoder and an adapter of the rows' modality.
         rows: of one modality, for example `manifest.split("test")`; media that several rows share
             are encoded once.
-        controls: out of `evaluate.CONTROLS`; "clean" is always among them.
+        controls: out of `controls.CONTROLS`; "clean" is always among them.
         seed: of the shuffled control and of intervals.
 
     Raises:
@@ -132,7 +132,7 @@ class _Spans:
     def __init__(self, model: AnyMAL, bank: Bank, places: Sequence[int], seed: int) -> None:
         self._model, self._places, self._modality = model, places, bank.rows[0].modality
         self._tokens = list(modality_tokens(model, self._modality, bank))
-        self._partner = derangement(bank, seed)
+        self._partner = ring(len(bank), seed)
 
     def under(self, control: str) -> list[list[Tensor]]:
         """Spans of all rows; `ValueError` for a control that is not in `CONTROLS`."""

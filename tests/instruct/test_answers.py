@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from anymal_lib.controls import CONTROLS
 from anymal_lib.errors import DataError
-from anymal_lib.evaluate import CONTROLS
 from anymal_lib.instruct.answers import (
     AnswerReport,
     answer_questions,

@@ -8,8 +8,9 @@ import pytest
 
 from anymal_lib.bank import build_bank
 from anymal_lib.config import load_profile
+from anymal_lib.controls import CONTROLS
 from anymal_lib.errors import DataError
-from anymal_lib.evaluate import CONTROLS, captions
+from anymal_lib.evaluate import captions
 from anymal_lib.inputs import Image
 from anymal_lib.instruct.answers import answers
 from anymal_lib.instruct.media import Media
