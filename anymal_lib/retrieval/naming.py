@@ -37,7 +37,7 @@ _SOUNDS = (  # of a name, in order
     "aeiou",
     "bdklmnprtx",
 )
-_LONGEST = 3  # tokens of a name: the small LLM is to copy it
+_TOKENS = (2, 3)  # of a name: words that the LLM knows have one, and a small LLM copies few
 _ANSWER = 32  # tokens at most
 
 Meaning = tuple[str, ...]
@@ -51,7 +51,7 @@ def invented_names(llm: FrozenLLM, count: int, known: str, *, seed: int) -> list
     possible = ["".join(parts) for parts in product(*_SOUNDS)]
     random.Random(f"names {seed}").shuffle(possible)
     known = known.lower()
-    short = (n for n in possible if len(llm.tokenize(f" {n.capitalize()}")) <= _LONGEST)
+    short = (n for n in possible if len(llm.tokenize(f" {n.capitalize()}")) in _TOKENS)
     names = [n.capitalize() for n in islice((n for n in short if n not in known), count)]
     if len(names) < count:
         raise DataError(

@@ -49,7 +49,9 @@ def test_names_are_new_short_and_follow_from_the_seed(llm, count, seed):
     names = invented_names(llm, count, "", seed=seed)
     assert names == invented_names(llm, count, "", seed=seed)
     assert len({name.lower() for name in names}) == count
-    assert all(len(llm.tokenize(f" {name}")) <= 3 and name == name.capitalize() for name in names)
+    assert all(
+        len(llm.tokenize(f" {name}")) in (2, 3) and name == name.capitalize() for name in names
+    )
     known = f"one says {names[0].lower()}s"
     assert names[0] not in invented_names(llm, count, known, seed=seed)
 
