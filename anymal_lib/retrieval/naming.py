@@ -1,6 +1,6 @@
 """Does retrieval let a model say what alignment never taught it? Names that nobody has heard.
 
-Everything that a data set shows gets an invented name, which stands in a user's corpus and nowhere
+Everything that a data set shows (every coloured shape, exercise, instrument) gets an invented name, which stands in a user's corpus and nowhere
 else. The model is asked what held-out items are called: without the corpus, with what it retrieves
 of it, and with a text about something else as a control.
 """
@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from string import Formatter
 
 import numpy as np
 from torch import Tensor
@@ -30,6 +31,13 @@ from anymal_lib.rows import Row
 
 QUESTION = " What is it called?"
 CONDITIONS = ("off", "on", "wrong")
+# What has a name in the profile's data, told by its facts.
+THINGS = {
+    "image": "a {colour} {shape}",
+    "imu": "the {exercise} exercise",
+    "audio": "a {instrument}",
+    "video": "a {colour} {shape}",
+}
 _SOUNDS = (  # of a name, in order
     ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "tr"),
     "aeiou",
@@ -39,8 +47,6 @@ _SOUNDS = (  # of a name, in order
 )
 _TOKENS = (2, 3)  # of a name: words that the LLM knows have one, and a small LLM copies few
 _ANSWER = 32  # tokens at most
-
-Meaning = tuple[str, ...]
 
 
 def invented_names(llm: FrozenLLM, count: int, known: str, *, seed: int) -> list[str]:
@@ -63,25 +69,32 @@ def invented_names(llm: FrozenLLM, count: int, known: str, *, seed: int) -> list
     return names
 
 
-def named_things(llm: FrozenLLM, manifest: Manifest, *, seed: int) -> dict[Meaning, Entry]:
-    """Each meaning of a manifest's captions with its entry: an invented name, a text that tells it.
+def named_things(
+    llm: FrozenLLM, manifest: Manifest, *, seed: int
+) -> tuple[list[Entry], dict[str, str]]:
+    """An entry for everything that a manifest shows: an invented name, and a text that tells it.
 
-    The names are in none of the manifest's captions, questions and answers.
+    Returns the entries, and row id -> the name of what the row shows. The names are in none of the
+    manifest's captions, questions and answers.
     """
-    captions: dict[Meaning, str] = {}
-    for row in manifest.rows:
-        if row.text:
-            captions.setdefault(meaning(row), row.text[0])
+    shown = _descriptions(manifest)
+    things = sorted(set(shown.values()))
     said = [t for row in manifest.rows for t in (*row.text, row.question or "", *row.answers)]
-    names = invented_names(llm, len(captions), "\n".join(dict.fromkeys(said)), seed=seed)
-    return {
-        what: Entry(name, _text(captions[what], name))
-        for what, name in zip(sorted(captions), names, strict=True)
-    }
+    found = invented_names(llm, len(things), "\n".join(dict.fromkeys(said)), seed=seed)
+    names = dict(zip(things, found, strict=True))
+    entries = [Entry(n, f"{t[0].upper()}{t[1:]} is called a {n}.") for t, n in names.items()]
+    return entries, {row: names[thing] for row, thing in shown.items()}
 
 
-def _text(caption: str, name: str) -> str:
-    return f"{caption[0].upper()}{caption[1:].rstrip('.')} is called a {name}."
+def _descriptions(manifest: Manifest) -> dict[str, str]:
+    """Row id -> what it shows: by `THINGS` where rows state these facts, else by its meaning."""
+    pattern = THINGS.get(manifest.modality, "")
+    wanted = {name for _, name, _, _ in Formatter().parse(pattern) if name}
+    captioned = [row for row in manifest.rows if row.text]
+    if wanted and all(wanted <= row.facts.keys() for row in captioned):
+        return {row.id: pattern.format(**row.facts) for row in captioned}
+    first = {meaning(row): row.text[0].rstrip(".") for row in reversed(captioned)}
+    return {row.id: first[meaning(row)] for row in captioned}
 
 
 @dataclass(frozen=True)
@@ -118,12 +131,12 @@ def ask_names(
     modality: str,
     bank: Bank,
     corpus: Corpus,
-    titles: Mapping[Meaning, str],
+    titles: Mapping[str, str],
     *,
     k: int = 1,
     seed: int = 0,
 ) -> NamingReport:
-    """Ask what every item of a bank is called; `titles` serves the scores alone.
+    """Ask what every item of a bank is called; `titles` (row id -> name) serves the scores alone.
 
     Raises `DataError` for a corpus of one text, which has no wrong one, and what `Corpus.require`
     and `Corpus.nearest` raise.
@@ -131,7 +144,7 @@ def ask_names(
     if len(corpus) < 2:
         raise DataError("corpus", expected="two texts at least", got="one", do="Add another text.")
     corpus.require(model.encoders[modality])
-    truth = [titles[meaning(row)] for row in bank.rows]
+    truth = [titles[row.id] for row in bank.rows]
     nearest = corpus.nearest(bank.embeddings(model.encoders[modality]), k)
     found = [[neighbour.entry for neighbour in near] for near in nearest]
     draw = random.Random(f"wrong texts {seed}")

@@ -25,11 +25,10 @@ def name_things(run: Run, model: AnyMAL, modality: str, *, k: int = 1) -> Naming
     encoder = model.encoders[modality]
     bank = stages.bank(model.profile, encoder, manifest, split, rows)
     bank.require_captions()
-    things = named_things(model.llm, manifest, seed=run.seed)
+    entries, titles = named_things(model.llm, manifest, seed=run.seed)
     folder = run.output / "corpus" / modality
-    Corpus.build(list(things.values()), encoder).save(folder)
+    Corpus.build(entries, encoder).save(folder)
     corpus = Corpus.load(folder, encoder)
-    titles = {meaning: entry.title for meaning, entry in things.items()}
     return ask_names(model, modality, bank, corpus, titles, k=k, seed=run.seed)
 
 

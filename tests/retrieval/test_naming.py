@@ -1,6 +1,7 @@
 """Invented names, and what is measured with them: off, on, and with a wrong text."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anymal_lib.bank import Bank
-from anymal_lib.contrastive import meaning
 from anymal_lib.errors import DataError
 from anymal_lib.manifest import load_manifest
 from anymal_lib.metrics import Interval, words
@@ -65,15 +65,39 @@ def test_more_things_than_names_are_refused(llm):
         invented_names(llm, 100_000, "", seed=0)
 
 
-def test_each_meaning_has_a_name_that_its_data_does_not_know(llm, image_card):
-    manifest = load_manifest(image_card)
-    things = named_things(llm, manifest, seed=0)
-    assert set(things) == {meaning(row) for row in manifest.rows}
+@pytest.mark.parametrize(
+    ("modality", "things"),
+    [
+        ("image", 8),  # no shape among its facts: by colour and side
+        ("imu", 2),
+        ("audio", 4),
+        ("video", 4),
+    ],
+)
+def test_each_meaning_has_a_name_that_its_data_does_not_know(llm, card_of, modality, things):
+    manifest = load_manifest(card_of[modality])
+    entries, titles = named_things(llm, manifest, seed=0)
+    assert len(entries) == things and titles.keys() == {row.id for row in manifest.rows}
     said = " ".join(text for row in manifest.rows for text in row.text).lower()
-    for what, entry in things.items():
-        assert entry.title.lower() not in said
-        assert all(fact in entry.text for fact in what), "the text says which thing it is"
-        assert entry.text.endswith(f"is called a {entry.title}.") and entry.text[0] == "A"
+    text_of = {entry.title: entry.text for entry in entries}
+    for row in manifest.rows:
+        title = titles[row.id]
+        assert title.lower() not in said
+        assert all(fact in text_of[title] for fact in row.facts.values())
+        assert text_of[title].endswith(f" is called a {title}.") and text_of[title][0].isupper()
+
+
+def test_things_are_told_apart_by_the_facts_that_name_them(llm, video_card):
+    """A clip's thing is its colour and shape, wherever it moves."""
+    manifest = load_manifest(video_card)
+    rows = [replace(row, facts={**row.facts, "shape": "rectangle"}) for row in manifest.rows]
+    entries, titles = named_things(llm, replace(manifest, rows=tuple(rows)), seed=0)
+    assert [entry.text.split(" is ")[0] for entry in entries] == [
+        "A blue rectangle",
+        "A red rectangle",
+    ]
+    by_colour = {(row.facts["colour"], titles[row.id]) for row in rows}
+    assert len(by_colour) == 2
 
 
 # answers ------------------------------------------------------------------------------------------
@@ -97,9 +121,8 @@ def test_the_first_title_that_is_said_counts(tiny_encoders, answer, title):
 @pytest.fixture(scope="module")
 def squares(llm, bank_of, image_card, tiny_encoders):
     """The held-out squares, and the corpus of their names."""
-    things = named_things(llm, load_manifest(image_card), seed=0)
-    corpus = Corpus.build(list(things.values()), tiny_encoders["image"])
-    return bank_of(image_card, "test"), corpus, {m: e.title for m, e in things.items()}
+    entries, titles = named_things(llm, load_manifest(image_card), seed=0)
+    return bank_of(image_card, "test"), Corpus.build(entries, tiny_encoders["image"]), titles
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +133,7 @@ def report(model, squares):
 def test_each_condition_reads_what_it_should(report, squares, model):
     bank, corpus, titles = squares
     assert list(report.asked) == list(CONDITIONS)
-    assert report.titles == [titles[meaning(row)] for row in bank.rows]
+    assert report.titles == [titles[row.id] for row in bank.rows]
     assert report.asked["off"].read == [[]] * len(bank)
     near = corpus.nearest(bank.embeddings(model.encoders["image"]), 2)
     assert report.asked["on"].read == [[n.entry for n in found] for found in near]
@@ -159,7 +182,7 @@ def test_perfect_embeddings_are_perfectly_recalled(model, squares):
 
     class Told(Bank):
         def embeddings(self, encoder, batch=256):
-            return torch.stack([of_title[titles[meaning(row)]] for row in self.rows])
+            return torch.stack([of_title[titles[row.id]] for row in self.rows])
 
     told = Told(bank.rows, bank.intermediate, [])
     found = ask_names(model, "image", told, corpus, titles)
