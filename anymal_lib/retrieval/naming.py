@@ -1,8 +1,8 @@
 """Does retrieval let a model say what alignment never taught it? Names that nobody has heard.
 
-Everything that a data set shows (every coloured shape, exercise, instrument) gets an invented name, which stands in a user's corpus and nowhere
-else. The model is asked what held-out items are called: without the corpus, with what it retrieves
-of it, and with a text about something else as a control.
+Everything that a data set shows (each coloured shape, exercise, instrument) gets an invented name,
+which stands in a user's corpus and nowhere else. The model is asked what held-out items are called:
+without the corpus, with what it retrieves of it, and with a text about something else as a control.
 """
 
 from __future__ import annotations
