@@ -46,7 +46,7 @@ _SOUNDS = (  # of a name, in order
     "bdklmnprtx",
 )
 _TOKENS = (2, 3)  # of a name: words that the LLM knows have one, and a small LLM copies few
-_ANSWER = 32  # tokens at most
+ANSWER_TOKENS = 20  # at most: a name comes early or not at all
 
 
 def invented_names(llm: FrozenLLM, count: int, known: str, *, seed: int) -> list[str]:
@@ -183,7 +183,7 @@ def _asked(
     item = object()  # the item's place; its tokens are there already
     parts = [with_texts([item, QUESTION], [e.text for e in entries]) for entries in read]
     prompts = [render(model.llm, p, system=model.profile.system) for p in parts]
-    answers = model.respond(prompts, tokens, max_new_tokens=_ANSWER)
+    answers = model.respond(prompts, tokens, max_new_tokens=ANSWER_TOKENS)
     right = [first_title(text, corpus) == t for text, t in zip(answers, truth, strict=True)]
     return Asked(read, answers, right, bootstrap(right, seed))
 

@@ -16,6 +16,7 @@ from anymal_lib.metrics import Interval, words
 from anymal_lib.modalities import open_row
 from anymal_lib.retrieval import Corpus, Entry, figures, stages, tables
 from anymal_lib.retrieval.naming import (
+    ANSWER_TOKENS,
     CONDITIONS,
     QUESTION,
     Asked,
@@ -146,7 +147,7 @@ def test_answers_are_those_of_the_models_own_interface(report, model):
         for row, read, answer in list(zip(report.rows, asked.read, asked.answers, strict=True))[:3]:
             text = "".join(f" {entry.text}" for entry in read)
             prompt = [open_row(row), f"{text}{QUESTION}"]
-            assert answer == model.generate(prompt, max_new_tokens=32)
+            assert answer == model.generate(prompt, max_new_tokens=ANSWER_TOKENS)
 
 
 def test_scores_count_names_and_recall_counts_texts(report, squares):
