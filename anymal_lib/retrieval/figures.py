@@ -23,9 +23,9 @@ def named(report: NamingReport, count: int = 4) -> Figure:
     wrong = [k for k, right in enumerate(report.asked["on"].right) if not right][:1]
     right = [k for k, right in enumerate(report.asked["on"].right) if right]
     chosen = spread(right, count - len(wrong)) + wrong
-    figure = plt.figure(figsize=(3.1 * len(chosen), 4.4), layout="constrained")
+    figure = plt.figure(figsize=(3.1 * len(chosen), 3.9), layout="constrained")
     for cell, k in zip(figure.subfigures(1, len(chosen), squeeze=False).flat, chosen, strict=True):
-        above, below = cell.subplots(2, 1, height_ratios=(1.1, 1))
+        above, below = cell.subplots(2, 1, height_ratios=(1.3, 1))
         draw_item(above, open_row(report.rows[k]))
         _write(below, _lines(report, k))
     return figure
@@ -43,7 +43,7 @@ def _lines(report: NamingReport, k: int) -> list[tuple[str, str]]:
 def _write(axis: plt.Axes, lines: list[tuple[str, str]]) -> None:
     """Paragraphs of text below each other, each in its colour."""
     axis.axis("off")
-    height, top = 0.085, 1.0  # of a line, of the next paragraph; shares of the axis
+    height, top = 0.105, 1.0  # of a line, of the next paragraph; shares of the axis
     for text, colour in lines:
         wrapped = fill(text, _WIDTH)
         axis.text(0, top, wrapped, va="top", fontsize=8, color=colour, transform=axis.transAxes)
