@@ -36,6 +36,7 @@ NOT_IMPORTED = {
 PACKAGES = {  # by module
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
     "open_clip": "open_clip_torch",
     "yaml": "PyYAML",
 }
