@@ -58,6 +58,13 @@ class Bank:
             tensors = augmented(encoder, tensors, generator)
         return encode_aligned(encoder, tensors)
 
+    @torch.inference_mode()
+    def embeddings(self, encoder: Encoder, batch: int = 256) -> Tensor:
+        """The pooled, text-aligned embedding of every row, on the CPU: (rows, e)."""
+        starts = range(0, len(self), batch)
+        index = [range(start, min(start + batch, len(self))) for start in starts]
+        return torch.cat([self.features(encoder, some).pooled.cpu() for some in index])
+
     def drawn(self, seed: int, position: int) -> int:
         """Which row is the `position`-th of a training run: each once an epoch, shuffled."""
         return epoch_order(seed, len(self), position)

@@ -169,12 +169,7 @@ def retrieval(encoder: Encoder, bank: Bank, batch: int = 256) -> Retrieval:
     first = {meaning(row): row.text[0] for row in reversed(bank.rows)}
     single = encoder.encode_text([first[m] for m in gallery])  # (c, e)
     mean = torch.stack([encoder.encode_text(sorted(phrasings[m])).mean(0) for m in gallery])
-    pooled = torch.cat(
-        [
-            bank.features(encoder, range(start, min(start + batch, len(bank)))).pooled.cpu()
-            for start in range(0, len(bank), batch)
-        ]
-    )
+    pooled = bank.embeddings(encoder, batch)
     truth = torch.tensor([gallery.index(meaning(row)) for row in bank.rows])
     ranked = (pooled @ single.T).topk(min(5, len(gallery))).indices == truth[:, None]
     guessed = (pooled @ F.normalize(mean, dim=-1).T).argmax(1) == truth

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
+from anymal_lib.checksums import weights_checksum
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.machine import default_device, fast_bf16
 
@@ -246,11 +247,7 @@ class FrozenLLM:
 
     def fingerprint(self) -> str:
         """SHA-256 over every weight, buffer and quantization constant; changes with any bit."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_checksum(self.model.state_dict())
 
 
 def load_llm(

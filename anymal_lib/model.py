@@ -148,21 +148,25 @@ class AnyMAL:
             logits = self.llm.logits(flat)[rows]
         return -F.cross_entropy(logits, targets, reduction="none")
 
-    @torch.inference_mode()
     def encode(self, items: Sequence[Any]) -> list[Tensor]:
         """Raw items of any modality -> their modality tokens, (q, w) each, in order."""
-        tokens: list[Tensor | None] = [None] * len(items)
+        return [tokens for tokens, _ in self.sense(items)]
+
+    @torch.inference_mode()
+    def sense(self, items: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+        """Raw items of any modality -> their modality tokens (q, w) and pooled embeddings (e,)."""
+        sensed: list[tuple[Tensor, Tensor] | None] = [None] * len(items)
         kinds = [self._modality_of(item) for item in items]
         for modality in sorted(set(kinds)):
             places = [k for k, kind in enumerate(kinds) if kind == modality]
             encoder = self.encoders[modality]
             prepared = [encoder.prepare(items[k]) for k in places]
             frozen = encode_frozen(encoder, prepared, self.profile.encode_batch)
-            for k, span in zip(
-                places, self.adapters[modality](encode_aligned(encoder, frozen)), strict=True
-            ):
-                tokens[k] = span
-        return tokens  # type: ignore[return-value]
+            features = encode_aligned(encoder, frozen)
+            spans = self.adapters[modality](features)
+            for k, span, pooled in zip(places, spans, features.pooled, strict=True):
+                sensed[k] = (span, pooled)
+        return sensed  # type: ignore[return-value]
 
     def generate(
         self, prompt: Sequence[Any] | Dialogue | str, *, max_new_tokens: int = 32

@@ -58,9 +58,7 @@ def limited(run: Run, manifest: Manifest) -> Manifest:
     limit = run.asked.get("LIMIT")
     if limit is None:
         return manifest
-    kept = [
-        row for name in ("train", "val", "test") for row in _spread(manifest.split(name), limit)
-    ]
+    kept = [row for name in ("train", "val", "test") for row in spread(manifest.split(name), limit)]
     return replace(manifest, rows=tuple(kept), checksum=f"{manifest.checksum}/{limit}")
 
 
@@ -69,7 +67,7 @@ def _default_fold(run: Run) -> int:
     return 5 if fold == "all" else fold
 
 
-def _spread(rows: list[Any], limit: int) -> list[Any]:
+def spread(rows: list[Any], limit: int) -> list[Any]:
     """At most `limit` rows, evenly over the list: its beginning may hold one class only."""
     if len(rows) <= limit:
         return rows

@@ -35,6 +35,7 @@ NOT_IMPORTED = {
 PACKAGES = {  # by module
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
     "open_clip": "open_clip_torch",
     "sklearn": "scikit-learn",
     "yaml": "PyYAML",

@@ -5,7 +5,6 @@ Shape letters: b batch, n encoder tokens, d encoder width, e width of the text-a
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anymal_lib.checksums import weights_checksum
 from anymal_lib.encoders.text import TextTower
 from anymal_lib.errors import ConfigError
 
@@ -105,6 +105,16 @@ class Encoder(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (len(texts), e), unit length; `ConfigError` without a text tower."""
+        return self._tower()(texts)
+
+    def text_checksum(self) -> str:
+        """SHA-256 of the text tower's weights: encoders with the same one share their texts.
+
+        Raises `ConfigError` without a text tower.
+        """
+        return self._tower().checksum
+
+    def _tower(self) -> TextTower:
         if self.text is None:
             raise ConfigError(
                 f"{self.modality} encoder",
@@ -112,7 +122,7 @@ class Encoder(nn.Module):
                 got="one without a text tower",
                 do="Use another encoder for retrieval; this one is a control.",
             )
-        return self.text(texts)
+        return self.text
 
     @property
     def device(self) -> torch.device:
@@ -132,11 +142,7 @@ class Encoder(nn.Module):
 
     def checksum(self) -> str:
         """SHA-256 of what was trained here; a pretrained encoder is named by its spec instead."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.trained_state().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_checksum(self.trained_state())
 
     def forward(self, batch: Tensor) -> Features:
         """Prepared inputs (b, ...) -> Features."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anymal_lib.assets import HubAsset
+from anymal_lib.checksums import weights_checksum
 from anymal_lib.encoders.base import Encoder, Features, packed, unpacked
 from anymal_lib.errors import AssetError
 from anymal_lib.inputs import Video
@@ -65,6 +66,10 @@ class InternVideoEncoder(Encoder):
         """Texts -> (len(texts), e), unit length."""
         embeddings = [self.model.get_txt_feat(text).flatten() for text in texts]
         return F.normalize(torch.stack(embeddings).float(), dim=-1).cpu()
+
+    def text_checksum(self) -> str:
+        """SHA-256 of the whole model: which of its parts read texts, its interface does not say."""
+        return weights_checksum(self.model.state_dict())
 
 
 def load(asset: HubAsset, frames: int) -> InternVideoEncoder:

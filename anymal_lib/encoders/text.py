@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from anymal_lib.checksums import weights_checksum
 
 
 class TextTower:
@@ -35,6 +38,12 @@ class TextTower:
             embeddings = F.normalize(encoded.float(), dim=-1)
             self._known.update(zip(chunk, embeddings.cpu(), strict=True))
         return torch.stack([self._known[text] for text in texts])
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the weights, without those of the image tower that a CLIP model has too."""
+        weights = self._model.state_dict().items()
+        return weights_checksum({k: v for k, v in weights if not k.startswith("visual.")})
 
 
 def sentence_tower(folder: Path) -> tuple[TextTower, int]:

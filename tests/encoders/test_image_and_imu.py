@@ -88,6 +88,16 @@ def test_clip_texts_equal_open_clips_own(clip):
     torch.testing.assert_close(encoder.encode_text(TEXTS[::-1]), own.flip(0))
 
 
+def test_a_text_tower_is_known_by_its_weights_whatever_stands_beside_it(clip, tmp_path):
+    encoder, model, _, name = clip
+    state = model.state_dict()
+    torch.save({k: v + (k == "positional_embedding") for k, v in state.items()}, tmp_path / "a.pt")
+    torch.save({k: v + (k == "visual.proj") for k, v in state.items()}, tmp_path / "b.pt")
+    own = encoder.text_checksum()
+    assert ClipImageEncoder(name, str(tmp_path / "a.pt")).text_checksum() != own
+    assert ClipImageEncoder(name, str(tmp_path / "b.pt"), torch.bfloat16).text_checksum() == own
+
+
 def test_clip_arrives_aligned_and_frozen(clip):
     encoder = clip[0]
     assert encoder.trained_state() == {} and encoder.text_aligned

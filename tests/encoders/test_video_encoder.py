@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from anymal_lib.adapters import ClipPositions, build_adapter
 from anymal_lib.assets import HubAsset
+from anymal_lib.checksums import weights_checksum
 from anymal_lib.encoders import Features
 from anymal_lib.errors import AssetError, ConfigError, InputError
 from anymal_lib.inputs import Image, Video
@@ -260,6 +261,7 @@ def test_a_video_model_of_the_hub_is_loaded_with_its_weights(tmp_path):
     prepared = encoder.prepare(Video(pictures(6, size=(90, 120))))
     assert prepared.shape == (4, 3, 224, 224) and encoder.grid is None
     assert encoder.trained_state() == {} and encoder.text_aligned
+    assert encoder.text_checksum() == weights_checksum(encoder.model.state_dict())
     assert not any(p.requires_grad for p in encoder.parameters())
     features = encoder(torch.stack([prepared, prepared.flip(0)]))
     assert features.sequence.shape == (2, 4 * 16, 24) == (2, 64, encoder.sequence_width)
