@@ -12,14 +12,15 @@ from anymal_lib.manifest import load_manifest, write_manifest
 def questions(image_card, tmp_path_factory):
     """The manifest of squares with two questions about each."""
     folder, rows = image_card.parent, []
-    for line in (folder / "train.jsonl").read_text().splitlines() + (
-        folder / "test.jsonl"
-    ).read_text().splitlines():
-        row = json.loads(line)
-        asked = {"What colour is the square?": row["facts"]["colour"], "Is it red?": "no"}
-        for k, (question, answer) in enumerate(asked.items()):
+    lines = [line for name in ("train", "test") for line in (folder / f"{name}.jsonl").open()]
+    for row in map(json.loads, lines):
+        colour = row["facts"]["colour"]
+        red = "yes" if colour == "red" else "no"
+        for k, (question, answer) in enumerate(
+            {"What colour is the square?": colour, "Is it red?": red}.items()
+        ):
             own = {"id": f"{row['id']}-{k}", "question": question, "answers": [answer]}
-            rows.append(row | own | {"image": str((folder / row["image"]).name)})
+            rows.append(row | own)
     own = tmp_path_factory.mktemp("questions")
     card = {"name": "asked-squares", "modality": "image", "media_folder": str(folder)}
     return load_manifest(write_manifest(own, card, rows))

@@ -3,16 +3,21 @@
 import pytest
 import yaml
 
-lmms_eval = pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (docs/harness.md)")
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (docs/harness.md)")
 
-from anymal_lib.errors import ConfigError  # noqa: E402
-from anymal_lib.harness import NAME, answering, manifest  # noqa: E402
-from anymal_lib.harness.model import AnyMALModel  # noqa: E402
-from anymal_lib.instruct.answers import answer_questions  # noqa: E402
-from anymal_lib.instruct.media import Media  # noqa: E402
-from anymal_lib.instruct.questions import written  # noqa: E402
-from anymal_lib.metrics import words  # noqa: E402
-from anymal_lib.runs import ROOT  # noqa: E402
+from datasets import load_dataset
+
+from anymal_lib import AnyMAL
+from anymal_lib.bank import build_bank
+from anymal_lib.errors import ConfigError
+from anymal_lib.harness import NAME, manifest
+from anymal_lib.harness.answering import Request, losses
+from anymal_lib.harness.model import AnyMALModel
+from anymal_lib.instruct.answers import answer_questions
+from anymal_lib.instruct.media import Media
+from anymal_lib.instruct.questions import written
+from anymal_lib.metrics import words
+from anymal_lib.runs import ROOT
 
 TASKS = ROOT / "anymal_lib" / "harness" / "tasks" / "easy_vqa"
 
@@ -55,45 +60,35 @@ def test_lmms_eval_finds_the_model():
     assert manifest().model_id == NAME
 
 
-def test_its_answers_and_score_are_the_kits(results, saved, questions, bank_of, image_card):
-    from anymal_lib import AnyMAL
-
+def test_its_answers_and_score_are_the_kits(results, saved, questions):
     examples, rows = written(questions, "test")
     model = AnyMAL.from_pretrained(saved)
-    bank = build(model, rows)
+    bank = build_bank(model.encoders["image"], rows, batch=16, max_bad_share=0.0, title="squares")
     report = answer_questions(model, Media({"image": bank}), examples)
-    samples = sorted(results["samples"]["easy_vqa"], key=lambda s: s["doc_id"])
-    said = [sample["resps"][0][0] for sample in samples]
-    assert list(map(words, said)) == list(map(words, report.answers)) and len(set(said)) > 1
-    assert results["results"]["easy_vqa"]["exact_match,none"] == pytest.approx(report.accuracy)
-
-
-def build(model, rows):
-    from anymal_lib.bank import build_bank
-
-    return build_bank(
-        model.encoders["image"], rows, batch=16, max_bad_share=0.0, title="asked squares"
-    )
+    said = [sample["resps"][0][0] for sample in samples_of(results, "easy_vqa")]
+    assert list(map(words, said)) == list(map(words, report.answers))
+    assert len(set(said)) > 1
+    score = results["results"]["easy_vqa"]["exact_match,none"]
+    assert score == pytest.approx(report.accuracy)
 
 
 def test_the_likeliest_choice_counts(results, saved, asked_squares):
-    from anymal_lib import AnyMAL
-
     model = AnyMAL.from_pretrained(saved)
     choices = yaml.safe_load((TASKS / "easy_vqa_choices.yaml").read_text())["doc_to_choice"]
-    samples = sorted(results["samples"]["easy_vqa_choices"], key=lambda s: s["doc_id"])
-    assert len(samples) == 16
-    from datasets import load_dataset
-
     documents = load_dataset("parquet", data_files=str(asked_squares), split="train")
     right = []
-    for document, sample in zip(documents, samples, strict=True):
-        asked = answering.Request(document["question"], lambda d=document: [d["image"]], 0)
-        found = answering.losses(model, [asked] * 13, choices, batch=13)
-        best = min(range(13), key=lambda k: found[k][0])
+    for document, sample in zip(documents, samples_of(results, "easy_vqa_choices"), strict=True):
+        asked = Request(document["question"], lambda d=document: [d["image"]], 0)
+        found = losses(model, [asked] * len(choices), choices, batch=16)
+        best = min(range(len(choices)), key=lambda k: found[k][0])
         right.append(choices[best] == document["answer"])
         assert sample["acc"] == right[-1]
-    assert results["results"]["easy_vqa_choices"]["acc,none"] == pytest.approx(sum(right) / 16)
+    score = results["results"]["easy_vqa_choices"]["acc,none"]
+    assert score == pytest.approx(sum(right) / len(right))
+
+
+def samples_of(results, task):
+    return sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
 
 
 def test_other_kinds_of_requests_are_refused(saved):

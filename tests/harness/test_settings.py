@@ -51,7 +51,7 @@ def test_a_saved_folder_is_loaded(tmp_path, new_model):
 def test_a_profiles_name_and_precision_are_loaded(own_cache):
     with pytest.raises(AnyMALError, match="Llama-2-7b"):  # gated, and no hub here
         load_model(Arguments("paper-7b"))
-    with pytest.raises(ConfigError, match="bits"):
+    with pytest.raises(ConfigError, match="BITS"):
         load_model(Arguments("mini", bits=3))
 
 
