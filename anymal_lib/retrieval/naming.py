@@ -18,11 +18,12 @@ from torch import Tensor
 
 from anymal_lib.bank import Bank
 from anymal_lib.contrastive import meaning
+from anymal_lib.controls import modality_tokens
 from anymal_lib.errors import DataError
-from anymal_lib.evaluate import modality_tokens
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.manifest import Manifest
-from anymal_lib.metrics import Interval, bootstrap, words
+from anymal_lib.metrics.facts import words
+from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render
 from anymal_lib.retrieval.corpus import Corpus, Entry

@@ -16,7 +16,7 @@ from anymal_lib.harness.model import AnyMALModel
 from anymal_lib.instruct.answers import answer_questions
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.questions import written
-from anymal_lib.metrics import words
+from anymal_lib.metrics.facts import words
 from anymal_lib.runs import ROOT
 
 TASKS = ROOT / "anymal_lib" / "harness" / "tasks" / "easy_vqa"

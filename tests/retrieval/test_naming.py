@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from anymal_lib.bank import Bank
 from anymal_lib.errors import DataError
 from anymal_lib.manifest import load_manifest
-from anymal_lib.metrics import Interval, words
+from anymal_lib.metrics.facts import words
+from anymal_lib.metrics.intervals import Interval
 from anymal_lib.modalities import open_row
 from anymal_lib.retrieval import Corpus, Entry, figures, stages, tables
 from anymal_lib.retrieval.naming import (
