@@ -69,8 +69,14 @@ def headline(metrics: Mapping[str, Any]) -> str:
         "vqa": metrics.get("vqa_accuracy"),
         **metrics.get("questions", {}),
         "agreement": metrics.get("interleaved", {}).get("agreement_accuracy"),
+        "names by retrieval": metrics.get("retrieval_augmented", {}).get("on"),
+        "without": metrics.get("retrieval_augmented", {}).get("off"),
     }
     parts = [f"{name} {100 * v:.1f} %" for name, v in found.items() if v is not None]
+    if report := metrics.get("grounding_report"):
+        parts.append(
+            f"reads {sum(found['grounded'] for found in report.values())} of {len(report)}"
+        )
     parts += [f"{name} {value:.2f}" for name, value in metrics.get("ratios", {}).items()]
     return ", ".join(parts)
 

@@ -159,6 +159,7 @@ NOTEBOOKS = {
     "04_align_audio": "teach the LLM to hear: captions of sounds",
     "05_align_video": "teach the LLM to watch: captions of clips",
     "06_finetune_mmit": "answer questions about all of them, with and without LoRA",
+    "07_evaluate": "scores beside the paper's, grounding, retrieval, ratings by people",
     "11_performance": "measure what a training step costs, beside other recipes",
 }
 

@@ -76,58 +76,38 @@ def results() -> str:
 def instructions() -> str:
     """The README's table of answers to questions, from the stored metrics."""
     found = record("mini/06_finetune_mmit")
-    longer = record("longer/06_finetune_mmit")
-    stages = [found["metrics"], longer["metrics"]]
-    asked = {
-        f"easy-VQA, all {found['n']:,} official test questions": lambda m: m["vqa_accuracy"],
-        **{
-            f"... {kind}": lambda m, kind=kind: m["vqa_kinds"][kind]
-            for kind in ("colour", "shape", "yes/no", "negated yes/no")
-        },
-        **{
-            f"questions about {what}": lambda m, name=name: m["questions"][name]
-            for name, what in (("imu", "motions"), ("audio", "sounds"), ("video", "clips"))
-        },
-        "pairs that agree or conflict": lambda m: m["interleaved"]["agreement_accuracy"],
-    }
-    rows = [
-        f"| {what} | {' | '.join(f'{of(metrics):.3f}' for metrics in stages)} |"
-        for what, of in asked.items()
-    ]
     metrics = found["metrics"]
-    before = ", ".join(f"{metrics['by_stage'][name]:.3f}" for name in ("aligned", "projection"))
-    controls = metrics["grounding"]
-    blind = ", ".join(f"{controls[name]['value']:.3f}" for name in ("blank", "shuffled", "removed"))
+    kinds = ("colour", "shape", "yes/no", "negated yes/no")
+    about = {"imu": "motions", "audio": "sounds", "video": "clips"}
+    rows = {
+        f"easy-VQA, all {found['n']:,} official test questions": metrics["vqa_accuracy"],
+        **{f"... {kind}": metrics["vqa_kinds"][kind] for kind in kinds},
+        **{f"questions about {what}": metrics["questions"][m] for m, what in about.items()},
+        "pairs that agree or conflict": metrics["interleaved"]["agreement_accuracy"],
+    }
+    stages = ", ".join(f"{metrics['by_stage'][name]:.3f}" for name in ("aligned", "projection"))
+    controls = ("blank", "shuffled", "removed")
+    blind = ", ".join(f"{metrics['grounding'][name]['value']:.3f}" for name in controls)
+    before, after = (metrics["captions"][when] for when in ("before", "after"))
     captions = ", ".join(
-        f"{what} {metrics['captions']['before'][name]:.3f} -> {after:.3f}"
-        for (name, after), what in zip(
-            metrics["captions"]["after"].items(),
-            ("pictures", "motions", "sounds", "clips"),
-            strict=True,
-        )
+        f"{what} {before[name]:.3f} to {after[name]:.3f}"
+        for name, what in {"image": "pictures", **about}.items()
     )
-    steps = [run["parameters"].get("STEPS") for run in (found, longer)]
-    default = load_profile("mini").finetuning.lora_train.steps
-    lasted = [run["seconds"] / 60 for run in (found, longer)]
-    filtered = metrics["filter"]
-    cost = metrics["text_perplexity"]
+    filtered, cost = metrics["filter"], metrics["text_perplexity"]
+    dropped = filtered["planted_text_answerable_dropped"], filtered["planted_grounded_dropped"]
     return "\n".join(
         [
-            "| exact answers, greedy, adapters and LoRA | "
-            + " | ".join(f"{s or default} steps, {t:.0f} min" for s, t in zip(steps, lasted))  # noqa: B905
-            + " |",
-            "|---|---|---|",
-            *rows,
+            "| mini profile, greedy, exact answers | adapters and LoRA |",
+            "|---|---|",
+            *(f"| {what} | {value:.3f} |" for what, value in rows.items()),
             "",
-            f"easy-VQA before, on a sample: aligned, adapters alone: {before}. With a blank picture,"
-            f" another one, none: {blind};",
-            f"the best answer that needs no picture: {metrics['blind']:.3f}. Captions before and"
-            f" after: {captions}.",
-            f"Perplexity of plain text: {cost['before']:.1f} before, {cost['after']:.1f} after."
-            " The filter drops"
-            f" {filtered['planted_text_answerable_dropped']:.0%} of the planted questions that text",
-            f"alone answers and {filtered['planted_grounded_dropped']:.0%} of held-out ones."
-            f" At most {found['peak_memory_gb']:.1f} GB.",
+            f"easy-VQA on a sample, aligned only and adapters alone: {stages}. All of it with a",
+            f"blank picture, another one, none: {blind}; the best answer that needs no picture:",
+            f"{metrics['blind']:.3f}. Exact captions before and after: {captions}.",
+            f"Perplexity of plain text: {cost['before']:.1f} before, {cost['after']:.1f} after. The"
+            f" filter drops {dropped[0]:.0%} of the",
+            f"planted questions that text alone answers, and {dropped[1]:.0%} of held-out ones."
+            f" {found['seconds'] / 60:.0f} minutes, {found['peak_memory_gb']:.1f} GB.",
         ]
     )
 

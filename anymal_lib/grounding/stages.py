@@ -15,28 +15,33 @@ from anymal_lib.model import AnyMAL
 from anymal_lib.runs import Run
 from anymal_lib.seeds import generator_for
 
+HeldOut = dict[str, tuple[Manifest, Bank]]  # by modality
+
 ITEMS = 300  # of each modality: an interval of at most 0.06 on either side of a share
 
 
 def ground_all(
-    run: Run,
     model: AnyMAL,
+    items: HeldOut,
     *,
-    items: int = ITEMS,
+    seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Grounding]:
-    """The report of every modality of the model, on at most `items` held-out items each.
-
-    The run's MANIFEST takes the place of the profile's data for its modality. Raises `DataError`
-    as `ground`.
-    """
+    """The report of every modality of which there are held-out items; raises as `ground`."""
     reports = {}
-    for k, modality in enumerate(model.adapters):
-        on_progress(k, len(model.adapters))
-        manifest, bank = held_out(run, model, modality, items)
-        reports[modality] = ground(model, modality, bank, manifest.fact_values, seed=run.seed)
-    on_progress(len(model.adapters), len(model.adapters))
+    for k, (modality, (manifest, bank)) in enumerate(items.items()):
+        on_progress(k, len(items))
+        reports[modality] = ground(model, modality, bank, manifest.fact_values, seed=seed)
+    on_progress(len(items), len(items))
     return reports
+
+
+def held_out_items(run: Run, model: AnyMAL, items: int = ITEMS) -> HeldOut:
+    """At most `items` held-out items of every modality of the model, encoded.
+
+    The run's MANIFEST takes the place of the profile's data for its modality.
+    """
+    return {modality: held_out(run, model, modality, items) for modality in model.adapters}
 
 
 def held_out(run: Run, model: AnyMAL, modality: str, items: int) -> tuple[Manifest, Bank]:

@@ -60,11 +60,14 @@ _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
 
 
-def aligned_model(run: Run) -> AnyMAL:
-    """The LLM with the adapters that notebooks 02 to 05 aligned on captions."""
+def aligned_model(run: Run, modalities: Sequence[str] | None = None) -> AnyMAL:
+    """The LLM with the adapters that notebooks 02 to 05 aligned on captions.
+
+    `modalities` None means all that the profile has questions about.
+    """
     profile = run.for_finetuning()
     model = AnyMAL(load_llm(profile.llm, bits=profile.bits), profile)
-    for modality in profile.finetuning.questions:
+    for modality in modalities or profile.finetuning.questions:
         notebook = NOTEBOOKS[modality]
         folder = run.output.parent / notebook / "adapter"
         if not (folder / CONFIG).is_file():

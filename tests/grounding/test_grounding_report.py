@@ -25,7 +25,7 @@ from anymal_lib.grounding.report import (
     measure,
     require_grounded,
 )
-from anymal_lib.grounding.stages import ground_all, held_out
+from anymal_lib.grounding.stages import ground_all, held_out, held_out_items
 from anymal_lib.grounding.tables import grounding_scores, verdicts
 from anymal_lib.manifest import load_manifest
 from anymal_lib.metrics.facts import words
@@ -381,7 +381,8 @@ def test_a_runs_report_is_on_its_held_out_items(images_only, image_card):
     manifest, bank = held_out(run, images_only, "image", 100)
     assert [row.id for row in bank.rows] == [row.id for row in manifest.split("test")]
     done = []
-    reports = ground_all(run, images_only, on_progress=lambda *at: done.append(at))
+    items = held_out_items(run, images_only, 100)
+    reports = ground_all(images_only, items, on_progress=lambda *at: done.append(at))
     assert reports == {"image": ground(images_only, "image", bank, manifest.fact_values)}
     assert done == [(0, 1), (1, 1)]
 

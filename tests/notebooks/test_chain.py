@@ -1,4 +1,4 @@
-"""Notebooks 01 to 06 through Papermill on few steps, and the runner that chains them."""
+"""Notebooks 01 to 07 through Papermill on few steps, and the runner that chains them."""
 
 import hashlib
 import json
@@ -38,6 +38,7 @@ FEW = {
     "COMPARE_BITS": False,
 }
 FEW_ASKED = 6  # rows of notebook 06, of which each is asked many questions
+FEW_EVALUATED = 12  # rows of notebook 07
 RECORD = {
     "profile",
     "seed",
@@ -186,6 +187,22 @@ def test_a_users_own_questions_take_the_place_of_the_profiles(output, tmp_path):
     assert [e.question for e in data.train["image"]] == ["Dark?"] * 3
     assert {e.answer for e in data.test["image"]} == {"no"} and data.train["audio"]
     assert data.manifests["image"].card.name == "own"
+
+
+def test_the_evaluation_keeps_everything_and_then_stops_a_model_that_reads_nothing(output):
+    given = {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+    with pytest.raises(chain.NotebookError, match="GroundingError: grounding of .*image.*ignores"):
+        chain.run_notebook(Path("notebooks/07_evaluate.ipynb"), output, given)
+    record = json.loads((output / "07_evaluate" / "metrics.json").read_text())
+    metrics = record["metrics"]
+    assert set(record) >= RECORD and record["n"] > 0
+    assert set(metrics["grounding_report"]) == {"audio", "image", "imu", "video"}
+    assert not all(found["grounded"] for found in metrics["grounding_report"].values())
+    assert {"on", "off"} <= set(metrics["retrieval_augmented"])
+    assert metrics["paper"]["claims_checked"] > metrics["paper"]["claims_that_fail"] > 0
+    assert set(metrics["tables"]["captions"]) == {"audio", "image", "imu", "video"}
+    assert all(line["paper"] > 0 for line in metrics["tables"]["beside_the_paper"])
+    assert 0 <= metrics["interleaved"]["agreement_accuracy"] <= 1
 
 
 @pytest.mark.parametrize(
