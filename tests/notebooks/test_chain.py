@@ -191,7 +191,7 @@ def test_a_users_own_questions_take_the_place_of_the_profiles(output, tmp_path):
 
 def test_the_evaluation_keeps_everything_and_then_stops_a_model_that_reads_nothing(output):
     given = {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
-    with pytest.raises(chain.NotebookError, match="GroundingError: grounding of .*image.*ignores"):
+    with pytest.raises(chain.NotebookError, match=r"GroundingError: grounding of .*image.*ignores"):
         chain.run_notebook(Path("notebooks/07_evaluate.ipynb"), output, given)
     record = json.loads((output / "07_evaluate" / "metrics.json").read_text())
     metrics = record["metrics"]
