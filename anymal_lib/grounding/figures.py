@@ -61,12 +61,13 @@ def _bars(axis: plt.Axes, report: Grounding) -> None:
 
 def _points(axis: plt.Axes, found: Measure) -> None:
     _, values, spread, colours = _drawn(found)
-    span = max(np.ptp(values), 0.1)
+    low, high = values - spread[0], values + spread[1]
+    span = max(high.max() - low.min(), 0.1)
     axis.axvline(found.of["clean"].value, color=GOOD, lw=0.8, alpha=0.5)
     for k, (value, colour) in enumerate(zip(values, colours, strict=True)):
         axis.errorbar(value, k, xerr=spread[:, [k]], fmt="o", ms=5, color=colour, capsize=2.5)
-        axis.text(value - 0.06 * span - spread[0, k], k, f"{value:.2f}", ha="right", **_LABEL)
-    axis.set(xlim=(values.min() - 0.35 * span, values.max() + 0.1 * span))
+        axis.text(low[k] - 0.05 * span, k, f"{value:.2f}", ha="right", **_LABEL)
+    axis.set(xlim=(low.min() - 0.33 * span, high.max() + 0.08 * span))
     axis.grid(axis="x", alpha=0.3)
     _named(axis, f"{found.title} (nats)")
 
