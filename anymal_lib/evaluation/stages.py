@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anymal_lib import rating
-from anymal_lib.bank import Bank
 from anymal_lib.controls import CONTROLS
-from anymal_lib.evaluate import captions as captions_of
 from anymal_lib.evaluation.beside import Beside, beside
 from anymal_lib.grounding.report import Grounding, grounding_metrics
 from anymal_lib.grounding.stages import HeldOut
@@ -68,9 +66,9 @@ def caption_reports(run: Run, model: AnyMAL, items: HeldOut) -> dict[str, TaskRe
     }
 
 
-def aligned_captions(run: Run, modality: str, bank: Bank) -> list[str]:
-    """What the model said of the items before it was fine-tuned."""
-    return captions_of(instruct.aligned_model(run, (modality,)), modality, bank)
+def aligned_model(run: Run, modality: str) -> AnyMAL:
+    """The model as it was before fine-tuning, with one modality's adapter."""
+    return instruct.aligned_model(run, (modality,))
 
 
 def question_report(run: Run, model: AnyMAL) -> TaskReport:
