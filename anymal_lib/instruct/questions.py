@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from anymal_lib.instruct.examples import Example, Item, ask
+from anymal_lib.instruct.verdicts import denies
 from anymal_lib.manifest import Manifest
 from anymal_lib.rows import Row, refusal
 
@@ -65,7 +66,6 @@ QUESTIONS: dict[str, dict[str, Phrasings]] = {
 }
 _GENERIC: Phrasings = (("What is the {fact}?",), ("Is the {fact} {value}?",))
 
-_DENIES = re.compile(r"\b(not|no)\b|n't\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+([.,]\d+)*")
 
 
@@ -111,7 +111,7 @@ def kind_of(question: str, answer: str, facts: Mapping[str, str] | None = None) 
     """
     said = answer.strip().lower()
     if said in ("yes", "no"):
-        return "negated yes/no" if _DENIES.search(question) else "yes/no"
+        return "negated yes/no" if denies(question) else "yes/no"
     for fact, value in (facts or {}).items():
         if said == value.lower():
             return fact

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from anymal_lib.metrics.facts import named_value, words
 
 MOST_QUESTION_WORDS = 30
 MOST_ANSWER_WORDS = 10
+
+_DENIES = re.compile(r"\b(not|no)\b|n't\b", re.IGNORECASE)
 
 MALFORMED = "malformed"
 TOO_LONG = "too long"
@@ -58,18 +61,25 @@ def contradicts(
     """Does the pair say of a known fact what is not so?
 
     It does where the answer names another value of a fact that is asked about (by its name or by
-    one of its values; a question that names no fact may be about any), or where the question
-    takes another value for granted and the answer does not begin with "no".
+    one of its values; a question that names no fact may be about any), or where the pair takes
+    another value for granted: the question names it, and neither it nor the answer says no or not,
+    or both do.
     """
     about = _facts_in(question, facts, fact_values) or list(facts)
-    denies = read_words(answer).split()[:1] in (["no"], ["not"])
+    denied = read_words(answer).split()[:1] in (["no"], ["not"])
+    granted = denied == denies(question)
     for name in about:
         values = [read_words(value) for value in fact_values.get(name, ())]
-        told = [read_words(answer)] + ([] if denies else [read_words(question)])
+        told = [read_words(answer)] + ([read_words(question)] if granted else [])
         found = {named_value(text, values) for text in told}
         if found - {None, read_words(facts[name])}:
             return True
     return False
+
+
+def denies(question: str) -> bool:
+    """Does a question say no or not?"""
+    return _DENIES.search(question) is not None
 
 
 def fact_asked(question: str, facts: Mapping[str, str]) -> str:
