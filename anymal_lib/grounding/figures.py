@@ -51,7 +51,8 @@ def _bars(axis: plt.Axes, report: Grounding) -> None:
     axis.axvline(report.chance, color=NEUTRAL, ls="--", lw=1)
     for k, (value, end) in enumerate(zip(values, values + spread[1], strict=True)):
         if end > 0.85:  # no room beside the bar
-            axis.text(0.78, k, f"{value:.2f}", va="center", fontsize=8, color="white")
+            place = value - spread[0, k] - 0.02
+            axis.text(place, k, f"{value:.2f}", ha="right", va="center", fontsize=8, color="white")
         else:
             axis.text(end + 0.02, k, f"{value:.2f}", **_LABEL)
     axis.invert_yaxis()

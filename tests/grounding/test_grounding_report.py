@@ -1,6 +1,7 @@
 """The gate catches a blind adapter in every modality, passes a seeing one, and is sound."""
 
 import json
+import string
 import warnings
 from dataclasses import replace
 
@@ -47,24 +48,19 @@ def seeing(new_model):
     return model
 
 
-WORDS = (
-    "red green blue white left right up low high fast yes no two dog sun sea road hand door iron"
-)
-
-
 @pytest.fixture(scope="module")
 def told(seeing, bank_of, card_of):
     """Modality -> a bank of which the seeing model is always right.
 
-    The fact to be named is what it says; the caption is the word that its item makes likelier.
+    The fact to be named is what it says; the caption is the letter that its item makes likelier.
     """
     banks = {}
     for modality in MODALITIES:
         bank = bank_of(card_of[modality], "test")
         said = captions(seeing, modality, bank)
         rows = [
-            replace(row, text=(word, text), facts={"said": words(text)})
-            for row, word, text in zip(
+            replace(row, text=(letter, text), facts={"said": words(text)})
+            for row, letter, text in zip(
                 bank.rows, likelier(seeing, modality, bank), said, strict=True
             )
         ]
@@ -73,22 +69,20 @@ def told(seeing, bank_of, card_of):
 
 
 def likelier(model, modality, bank):
-    """For each item the word that it makes likelier than other items, a blank one or none do."""
+    """For each item the letter that it makes likelier than any other, a blank one or none does."""
     tokens = modality_tokens(model, modality, bank)
     spans = [*([span] for span in tokens), [blank_tokens(model, modality)], []]
     said, system = model.spec(modality).instructions[0] + " ", model.profile.system
-    pool = WORDS.split()
-    asked = [
-        (
-            render(model.llm, [said, *([object()] if span else [])], system=system, response=word),
-            span,
-        )
+    pool = string.ascii_letters + string.digits
+    prompts = [
+        render(model.llm, [said, *map(id, span)], system=system, response=letter)
         for span in spans
-        for word in pool
+        for letter in pool
     ]
-    found = model.score(*zip(*asked, strict=True))
+    found = model.score(prompts, [span for span in spans for _ in pool])
     table = torch.stack([x.mean() for x in found]).view(len(spans), len(pool))
-    gain = table - table.mean(0)
+    best, second = table.topk(2, dim=0).values  # (letters,) each
+    gain = table - torch.where(table == best, second, best)
     return [pool[k] for k in gain[: len(bank)].argmax(1).tolist()]
 
 
@@ -295,9 +289,9 @@ def drawn(random, items, gain):
 @pytest.mark.parametrize("items", [LEAST_ITEMS, 40])
 def test_blind_models_pass_at_most_one_time_in_forty(items):
     random = np.random.default_rng(0)
-    passed = sum(drawn(random, items, 0.0).grounded for _ in range(120))
-    assert passed <= 120 / 40
-    assert sum(drawn(random, 40, 1.0).grounded for _ in range(20)) == 20, "seeing ones always"
+    passed = sum(drawn(random, items, 0.0).grounded for _ in range(60))
+    assert passed <= 60 / 40
+    assert sum(drawn(random, 40, 1.0).grounded for _ in range(5)) == 5, "seeing ones always"
 
 
 def test_both_measures_have_to_show_it(seen):
