@@ -136,7 +136,7 @@ def evaluation_metrics(
             "beside_the_paper": lines,
         },
         "interleaved": {"agreement_accuracy": pairs.accuracy, "kinds": pairs.by_kind},
-        "grounding_report": grounding_metrics(grounding),
+        **grounding_metrics(grounding),
         "retrieval_augmented": retrieval_metrics(naming),
         "ratings": compared.summary(seed),
         "paper": {

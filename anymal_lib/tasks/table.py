@@ -112,7 +112,7 @@ def json_caption(response: str) -> str:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("captions", "captions", ("cider_d", "rouge_l")),
+        Task("captions", "captions", ("cider_d", "rouge_l", "bleu_4", "spider")),
         Task("questions", "answers", ("vqa_accuracy", "exact_match")),
         Task("coco", "captions", ("cider_d",), prompts.IMAGE_CAPTIONS, 64, "json"),
         Task("vqa", "answers", ("vqa_accuracy",), prompts.QUESTIONS, 10),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -29,20 +29,20 @@ def task_table() -> pd.DataFrame:
     ).T.rename_axis("task")
 
 
-def score_table(reports: Sequence[TaskReport]) -> pd.DataFrame:
-    """Scores times 100, as papers print them: a row a task and metric, a column a control.
+def score_table(reports: Mapping[str, TaskReport]) -> pd.DataFrame:
+    """Scores times 100, as papers print them: a row a name and metric, a column a control.
 
     A score that cannot be had here says why.
     """
     rows = {
-        (report.task.name, metric): {
+        (name, metric): {
             "items": len(report.rows),
             **{control: _printed(found) for control, found in by_control.items()},
         }
-        for report in reports
+        for name, report in reports.items()
         for metric, by_control in report.scores.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["task", "metric"]).fillna("")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["", "metric"]).fillna("")
 
 
 def _printed(score: Score) -> str:

@@ -204,7 +204,7 @@ def test_likelihoods_decide_where_the_task_says(reports):
 def test_what_cannot_be_scored_says_why(model, rows_for, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     report = evaluate_task(model, TASKS["audio-captions"], rows_for["audio-captions"])
-    table = score_table([report])["clean"]
+    table = score_table({"audio-captions": report})["clean"]
     assert table["audio-captions", "spider"] == "absent: SPICE needs Java, which is not here"
     assert table["audio-captions", "cider_d"][0].isdigit()
     plain = json.loads(json.dumps(task_metrics(report)))
