@@ -112,6 +112,36 @@ def instructions() -> str:
     )
 
 
+def evaluation() -> str:
+    """The README's lines on notebook 07, from the stored metrics."""
+    found = record("mini/07_evaluate")
+    metrics = found["metrics"]
+    rows = [
+        f"| {name} | {report['items']} | {report['score']['clean']['value']:.3f} | "
+        + " | ".join(
+            f"{report['score'][control]['value']:.3f}"
+            for control in ("blank", "shuffled", "wrong_partner", "removed")
+        )
+        + f" | {'yes' if report['grounded'] else 'no'} |"
+        for name, report in metrics["grounding_report"].items()
+    ]
+    names, paper = metrics["retrieval_augmented"], metrics["paper"]
+    return "\n".join(
+        [
+            "| exact captions of the fine-tuned model | items | the item | blank | another item"
+            " | unlike item | removed | reads it |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Invented names of {names['corpus']} things, asked of {names['n']} pictures:"
+            f" {names['off']:.3f} right without retrieval, {names['on']:.3f} with it,",
+            f"{names['wrong']:.3f} with a wrong text. Of {paper['claims_checked']} claims of the"
+            f" paper, recomputed from its own tables, {paper['claims_that_fail']} do not hold.",
+            f"{found['seconds'] / 60:.0f} minutes, {found['peak_memory_gb']:.1f} GB.",
+        ]
+    )
+
+
 def performance() -> str:
     """The README's table of steps, from the stored benchmark."""
     found = record("mini/11_performance")["metrics"]
@@ -157,6 +187,14 @@ def test_results_are_those_of_the_stored_run():
     shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", README, re.DOTALL)
     assert shown, "the README lacks its results"
     assert shown.group(1) == results()
+
+
+@pytest.mark.parametrize("part", [instructions, evaluation], ids=["instructions", "evaluation"])
+def test_later_notebooks_are_those_of_the_stored_run(part):
+    name = part.__name__
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.DOTALL)
+    assert shown, f"the README lacks its {name}"
+    assert shown.group(1) == part()
 
 
 def test_the_cost_of_a_step_is_that_of_the_stored_run():
