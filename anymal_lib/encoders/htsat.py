@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 import types
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,18 +63,20 @@ class Htsat(nn.Module):
             fmin=spec.mel_range[0],
             fmax=spec.mel_range[1],
         )
-        self.tower = _architecture().HTSAT_Swin_Transformer(
-            spec_size=spec.spectrogram,
-            # Published checkpoints have a classifier of AudioSet's classes; nothing here reads it.
-            num_classes=527 if spec.checkpoint else 1,
-            embed_dim=spec.width,
-            depths=list(spec.depths),
-            num_heads=list(spec.heads),
-            ape=spec.positions,
-            config=sizes,
-            enable_fusion=fusion,
-            fusion_type="aff_2d" if fusion else "None",
-        )
+        with warnings.catch_warnings():  # it wants a grid as torch makes it by default
+            warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+            self.tower = _architecture().HTSAT_Swin_Transformer(
+                spec_size=spec.spectrogram,
+                # Published checkpoints have a classifier of AudioSet's classes, which nobody reads.
+                num_classes=527 if spec.checkpoint else 1,
+                embed_dim=spec.width,
+                depths=list(spec.depths),
+                num_heads=list(spec.heads),
+                ape=spec.positions,
+                config=sizes,
+                enable_fusion=fusion,
+                fusion_type="aff_2d" if fusion else "None",
+            )
         if spec.positions:
             self.tower.absolute_pos_embed.data.copy_(_folded_positions(self.tower)[None])
         self.width: int = self.tower.num_features
