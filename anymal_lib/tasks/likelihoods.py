@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Prompt
 
 
-@torch.inference_mode()
 def option_likelihoods(
     model: AnyMAL,
     prompts: Sequence[Prompt],
@@ -31,19 +29,16 @@ def option_likelihoods(
     Returns:
         A value, below 0, for every option of every prompt.
     """
-    llm, spans = model.llm, iter(modality_tokens)
-    asked: list[tuple[Prompt, list[Tensor]]] = []
+    llm, tokens = model.llm, iter(modality_tokens)
+    asked: list[Prompt] = []
+    spans: list[list[Tensor]] = []
     for prompt, choices in zip(prompts, options, strict=True):
-        own = [next(spans) for _ in range(prompt.items)]
+        own = [next(tokens) for _ in range(prompt.items)]
         for option in choices:
             response = (*llm.tokenize(option), llm.end_of_turn)
-            asked.append((replace(prompt, response=response), own))
-    found: list[float] = []
-    for first in range(0, len(asked), model.profile.eval_batch):
-        chunk, tokens = zip(*asked[first : first + model.profile.eval_batch], strict=True)
-        each = model.log_likelihoods(chunk, [span for own in tokens for span in own])
-        # Answers of earlier turns come first; they are the same for every option.
-        for prompt, values in zip(chunk, each.split([p.learned for p in chunk]), strict=True):
-            found.append(float(values[-len(prompt.response) :].sum()))
-    values = iter(found)
-    return [tuple(next(values) for _ in choices) for choices in options]
+            asked.append(replace(prompt, response=response))
+            spans.append(own)
+    scored = model.score(asked, spans)
+    # Answers of earlier turns come first; they are the same for every option.
+    found = (float(x[-len(p.response) :].sum()) for p, x in zip(asked, scored, strict=True))
+    return [tuple(next(found) for _ in choices) for choices in options]
