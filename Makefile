@@ -25,7 +25,7 @@ bench: .venv/.ready  ## measure the training step beside other recipes (notebook
 test: .venv/.ready  ## run the tests, two files at a time
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/.ready  ## run the tests that take minutes: 200,000 rows in flat memory
+test-slow: .venv/.ready  ## run the tests that take minutes, and compare outputs/mini with the stored run
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: notebooks-check  ## check style and format
