@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from anymal_lib import AnyMAL, Image, chain
 from anymal_lib.errors import AnyMALError
+from anymal_lib.evaluation import stages as evaluation
 from anymal_lib.instruct import stages
 from anymal_lib.lora import has_lora
 from anymal_lib.manifest import write_manifest
@@ -203,6 +205,19 @@ def test_the_evaluation_keeps_everything_and_then_stops_a_model_that_reads_nothi
     assert set(metrics["tables"]["captions"]) == {"audio", "image", "imu", "video"}
     assert all(line["paper"] > 0 for line in metrics["tables"]["beside_the_paper"])
     assert 0 <= metrics["interleaved"]["agreement_accuracy"] <= 1
+
+
+def test_the_evaluation_fine_tunes_what_has_not_been(output, tmp_path):
+    for name in FACTS:
+        shutil.copytree(output / name / "adapter", tmp_path / name / "adapter")
+    given = {"PROFILE": "mini", "OUTPUT_DIR": str(tmp_path), "LIMIT": 4, "STEPS": 2}
+    run = start("07_evaluate", given)
+    model = evaluation.tuned_model(run)
+    assert set(model.adapters) == {"audio", "image", "imu", "video"} and has_lora(model.llm)
+    saved = tmp_path / "06_finetune_mmit" / "adapter"
+    before = {file: file.stat().st_mtime_ns for file in saved.rglob("*") if file.is_file()}
+    evaluation.tuned_model(run)
+    assert before == {f: f.stat().st_mtime_ns for f in saved.rglob("*") if f.is_file()}, "once"
 
 
 @pytest.mark.parametrize(
