@@ -61,7 +61,7 @@ def tuned_model(run: Run) -> AnyMAL:
 def caption_reports(run: Run, model: AnyMAL, items: HeldOut) -> dict[str, TaskReport]:
     """Captions of the held-out items, asked for as in training."""
     return {
-        modality: evaluate_task(model, TASKS["captions"], bank.rows, seed=run.seed)
+        modality: evaluate_task(model, TASKS["captions"], bank.rows, seed=run.seed, bank=bank)
         for modality, (_, bank) in items.items()
     }
 

@@ -57,6 +57,7 @@ def evaluate_task(
     *,
     controls: Sequence[str] = ("clean",),
     seed: int = 0,
+    bank: Bank | None = None,
 ) -> TaskReport:
     """Ask, decode and score as the task says, with the items and under each control.
 
@@ -66,6 +67,7 @@ def evaluate_task(
             are encoded once.
         controls: out of `controls.CONTROLS`; "clean" is always among them.
         seed: of the shuffled control and of intervals.
+        bank: the rows' media, where they are encoded already.
 
     Raises:
         DataError: no row fits the task, the model does not read their modality, or too many media
@@ -79,7 +81,7 @@ def evaluate_task(
             got=f"{len(rows)} rows without",
             do="Give another manifest or split, or another task.",
         )
-    bank = _media(model, task, asked)
+    bank = _media(model, task, asked) if bank is None else bank
     place = {_medium(row): k for k, row in enumerate(bank.rows)}
     asked = [row for row in asked if _medium(row) in place]
     spans = _Spans(model, bank, [place[_medium(row)] for row in asked], seed)

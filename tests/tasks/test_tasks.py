@@ -98,6 +98,15 @@ def test_captions_are_asked_for_as_alignment_trained(model, rows_for, reports, b
     assert len(set(report.said)) >= 4, "they differ, so that equality says something"
 
 
+def test_media_that_are_encoded_already_are_not_encoded_again(
+    model, reports, bank_of, card_of, monkeypatch
+):
+    bank = bank_of(card_of["image"], "test")
+    monkeypatch.setattr("anymal_lib.tasks.evaluate.build_bank", None)  # a call would fail
+    found = evaluate_task(model, TASKS["captions"], bank.rows, bank=bank)
+    assert found.said == reports["captions"].said and found.scores == reports["captions"].scores
+
+
 def test_questions_are_asked_as_fine_tuning_trained(model, vqa, questions, reports, bank_of):
     short = replace(vqa, rows=tuple(questions))
     examples, rows = written(short, "test")
