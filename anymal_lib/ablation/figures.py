@@ -97,7 +97,9 @@ def _band(axis: Axes, x: np.ndarray, losses: np.ndarray, colour: object, label: 
 
 
 def _plain_ticks(axis: Axes) -> None:
-    axis.set_yticks([0.2, 0.5, 1, 2, 4], minor=False)
+    shown = axis.get_ylim()
+    axis.set_yticks([0.2, 0.3, 0.5, 1, 2, 3, 5], minor=False)
+    axis.set_ylim(shown)  # ticks outside would widen it
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3, which="both")

@@ -28,7 +28,7 @@ _PAPER = {
     for found in ABLATIONS
     if found.setting == name and factor in _MINI
 }
-_MINI_STEPS = 40
+_MINI_STEPS = 36
 
 
 @dataclass(frozen=True)
