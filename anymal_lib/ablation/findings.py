@@ -21,6 +21,7 @@ _T = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 # What cannot be seen by eye in a figure of the loss, as the paper's "little changed" was: a
 # twentieth of its height, the loss that training takes off (ours).
 _UNSEEN = 0.05
+NOT_CLEAR = "not clear from these seeds"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Change:
         direction = "higher" if self.held_out_loss.low > 0 else direction
         if self.is_little(margin):
             return f"little changed, {direction}" if direction else "little changed"
-        return direction or "not clear from these seeds"
+        return direction or NOT_CLEAR
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
@@ -104,12 +105,14 @@ def margin(results: Results) -> float:
 class Finding:
     """One of the paper's findings of Figure 4, and whether these runs show it.
 
-    `holds` is None where nothing can be said: one seed, or one value of the factor.
+    `holds` is None where nothing can be said: one seed, or one value of the factor. `rests_on` are
+    the changes that decide.
     """
 
     name: str
     factor: str
     holds: bool | None
+    rests_on: tuple[Change, ...]
 
 
 def findings(results: Results) -> list[Finding]:
@@ -126,22 +129,28 @@ def findings(results: Results) -> list[Finding]:
     "Does not hold" means that these seeds do not show it. It may be refuted or merely unclear;
     `Change.verdict` says which.
     """
-    found = changes(results)
     return [
-        Finding("more_layers_lower_loss", "layers", _lowers(results, found, "layers")),
-        Finding("tokens_minor", "tokens", _is_minor(results, found, "tokens")),
-        Finding("batch_minor", "batch", _is_minor(results, found, "batch")),
-        Finding("larger_llm_lower_loss", "llm_layers", _lowers(results, found, "llm_layers")),
+        _lowers(results, "more_layers_lower_loss", "layers"),
+        _is_minor(results, "tokens_minor", "tokens"),
+        _is_minor(results, "batch_minor", "batch"),
+        _lowers(results, "larger_llm_lower_loss", "llm_layers"),
     ]
 
 
-def _lowers(results: Results, found: Sequence[Change], factor: str) -> bool | None:
+def _lowers(results: Results, name: str, factor: str) -> Finding:
     largest = max(results.grid.values[factor])
-    own = [c for c in found if c.factor == factor and c.larger == largest]  # smaller ones ascend
-    return own[0].held_out_loss.high < 0 if own and len(results.base) > 1 else None
+    own = [c for c in changes(results) if c.factor == factor and c.larger == largest][:1]
+    return _decided(results, name, factor, own, all(c.held_out_loss.high < 0 for c in own))
 
 
-def _is_minor(results: Results, found: Sequence[Change], factor: str) -> bool | None:
-    own = [c for c in found if c.factor == factor and c.same == "samples"]
+def _is_minor(results: Results, name: str, factor: str) -> Finding:
+    own = [c for c in changes(results) if c.factor == factor and c.same == "samples"]
     little = margin(results)
-    return all(c.is_little(little) for c in own) if own and len(results.base) > 1 else None
+    return _decided(results, name, factor, own, all(c.is_little(little) for c in own))
+
+
+def _decided(
+    results: Results, name: str, factor: str, rests_on: Sequence[Change], holds: bool
+) -> Finding:
+    known = len(results.base) > 1 and bool(rests_on)
+    return Finding(name, factor, holds if known else None, tuple(rests_on))

@@ -12,8 +12,6 @@ from anymal_lib.ablation.results import Results
 from anymal_lib.metrics.intervals import Interval
 from anymal_lib.paper import ABLATIONS
 
-_AGREES = {True: "yes", False: "not shown here", None: "cannot be said"}
-
 
 def plan_table(grid: Grid, seeds: Sequence[int]) -> pd.DataFrame:
     """Every setting that will be run, the base first, and the samples that each run sees."""
@@ -67,7 +65,7 @@ def finding_table(results: Results) -> pd.DataFrame:
             FACTORS[finding.factor]: {
                 "the paper": _paper(finding),
                 "here": _here(results, finding),
-                "agrees": _AGREES[finding.holds],
+                "agrees": _agrees(finding, margin(results)),
             }
             for finding in findings(results)
         }
@@ -77,6 +75,17 @@ def finding_table(results: Results) -> pd.DataFrame:
 def _paper(finding: Finding) -> str:
     (told,) = (a for a in ABLATIONS if a.setting == FACTORS[finding.factor])
     return f"{told.base} to {told.changed}: {told.loss}"
+
+
+def _agrees(finding: Finding, little: float) -> str:
+    """Whether a finding holds, is contradicted, or merely does not show in so few seeds."""
+    if finding.holds is None:
+        return "cannot be said"
+    if finding.holds:
+        return "yes"
+    told = [c.verdict(little) for c in finding.rests_on]
+    against = ("lower", "higher") if finding.name.endswith("_minor") else ("higher", "little")
+    return "no" if any(words.startswith(against) for words in told) else "not shown here"
 
 
 def _here(results: Results, finding: Finding) -> str:

@@ -54,12 +54,13 @@ def otherwise(setting):
 
 def test_runs_that_agree_with_the_paper():
     assert all(held(results(as_in_the_paper)).values())
+    assert set(tables.finding_table(results(as_in_the_paper))["agrees"]) == {"yes"}
 
 
 def test_runs_that_disagree_with_the_paper():
     assert not any(held(results(otherwise)).values())
     told = tables.finding_table(results(otherwise))
-    assert set(told["agrees"]) == {"not shown here"}
+    assert set(told["agrees"]) == {"no"}
     assert "2 to 6: little changed, higher" in told.loc["resampler layers", "here"]
     assert "4 to 16: lower" in told.loc["modality tokens", "here"]
     assert "16 to 32 at equal steps: lower" in told.loc["batch", "here"]
@@ -71,6 +72,7 @@ def test_noisy_seeds_show_nothing():
     assert not held(found)["tokens_minor"] and not held(found)["more_layers_lower_loss"]
     verdicts = {c.verdict(margin(found)) for c in changes(found) if c.factor == "tokens"}
     assert "not clear from these seeds" in verdicts
+    assert tables.finding_table(found).loc["resampler layers", "agrees"] == "not shown here"
 
 
 def test_a_clear_change_may_still_be_little():
