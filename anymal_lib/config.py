@@ -142,7 +142,7 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
-        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=600, micro_batch=32),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=800, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
         questions=OPEN_QUESTIONS,
         weights={
@@ -160,7 +160,7 @@ MINI = Profile(
         # With negated ones from the start, a match says nothing about the answer.
         times=dict.fromkeys(
             ("negated", "imu", "audio", "video", "captions", "dialogues", "pairs"),
-            (0.2, 1.0),
+            (0.3, 1.0),
         ),
     ),
 )
