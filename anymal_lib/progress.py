@@ -135,8 +135,8 @@ class _Log:
 
     def show(self, note: str) -> None:
         now, needed = self.progress.elapsed, self.progress.needed
-        pause = LATEST_S if needed is None else min(LATEST_S, needed / 10)
-        if now - self._said >= max(SOONEST_S, pause):
+        pause = now / 2 if needed is None else needed / 10
+        if now - self._said >= max(SOONEST_S, min(LATEST_S, pause)):
             self._said = now
             log.info(self.progress.line(note))
 

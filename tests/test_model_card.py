@@ -42,6 +42,7 @@ CAPTIONED = {
         for name, value in {"clean": 0.75, "blank": 0.1, "shuffled": 0.2, "removed": 0.05}.items()
     },
     "grounding_score": "exact_match",
+    "chance": 0.125,
 }
 ASKED = {
     "vqa_accuracy": 0.625,
@@ -192,6 +193,7 @@ def test_the_end_of_a_run_puts_its_scores_into_the_card(model, finish):
     assert table[2] == ["captions", "0.750 (0.700-0.800)", "0.100 (0.050-0.150)",
                         "0.200 (0.150-0.250)", "0.050 (0.000-0.100)"]  # fmt: skip
     assert "1,234 held-out items" in text
+    assert "| the best answer that needs no item | 0.125 |" in text
     run = dict(row for row in rows_of(text, "The run"))
     assert run["data: squares"] == "`ab12cd`" and run["seed"] == "7"
     assert run["parameters"] == "STEPS=12" and run["device"] == record["device"]
@@ -331,7 +333,7 @@ def test_a_pushed_model_arrives_whole_with_its_card(new_model, finish, hub, tmp_
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert f"AT {hub}/me/motion" in run.stdout
-    assert Hub.created[-1]["name"] == "motion" and Hub.created[-1]["private"] is True
+    assert Hub.created[-1]["name"] == "motion" and Hub.created[-1]["visibility"] == "private"
     local = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert Hub.committed.keys() == local.keys()
     card = Hub.committed.pop(CARD).decode()

@@ -11,9 +11,11 @@ from anymal_lib.errors import ConfigError
 from anymal_lib.manifest import load_manifest
 from anymal_lib.runs import PARAMETERS, Run, start
 from anymal_lib.stages import Sensed
-from anymal_lib.tracking import flat, tracked
+from anymal_lib.tracking import Tracker, flat, tracked
+from anymal_lib.train import StepReport
 
 STEPS = 6
+METRICS = {"exact_match": 0.5, "grounding": {"clean": {"value": 0.5, "low": 0.4, "high": 0.6}}}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,7 @@ def align(new_model, tiny_profile, sensed, tmp_path):
             model.profile = model.profile.with_modality("image", spec)
             stages.align(run, "image", model, sensed, on_step, folder=folder)
         if finish:
-            run.finish(
-                {"exact_match": 0.5, "grounding": {"clean": {"value": 0.5}}}, data={"x": "1"}, n=8
-            )
+            run.finish(METRICS, data={"squares": "1"}, n=8)
         return run.output
 
     return run
@@ -172,13 +172,18 @@ def read_wandb(log):
     return found
 
 
-def test_wandb_without_a_configuration_is_refused(align, monkeypatch, tmp_path):
+def test_wandb_without_a_configuration_is_refused(monkeypatch, tmp_path):
+    import wandb
+
+    wandb.teardown()  # it remembers the mode it was first started in
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    tracker = Tracker("wandb", "name", tmp_path, {}, main=True)
     with pytest.raises(ConfigError, match=r"TRACK, wandb.*WANDB_MODE=offline"):
-        align(TRACK="wandb")
+        tracker(StepReport(1, 0.5, 1e-3, 8, 0.1))
+    wandb.teardown()
 
 
 def test_a_tracker_that_is_not_installed_is_refused_when_the_notebook_starts(monkeypatch, tmp_path):
