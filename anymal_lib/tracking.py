@@ -106,8 +106,10 @@ class Tracker:
         self._tracker = None
 
     def _started(self, *, fresh: bool) -> GeneralTracker:
+        from accelerate import PartialState
         from accelerate.tracking import TensorBoardTracker, WandBTracker
 
+        PartialState()  # a trainer has made it; trackers cannot log without
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.kind == "tensorboard":
             if fresh:

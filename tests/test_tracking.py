@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import wandb
 
 from anymal_lib import stages, tracking
 from anymal_lib.errors import ConfigError
@@ -142,8 +143,6 @@ def test_off_is_no_work_at_all(tiny_profile, tmp_path):
 @pytest.fixture
 def offline(monkeypatch):
     """W&B without a network; it remembers the mode it was first started in."""
-    import wandb
-
     wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -166,12 +165,14 @@ def test_wandb_is_told_every_value_by_step_offline(offline, tmp_path):
     }
     assert {name: told.summary[name] for name in whole} == pytest.approx(whole)
     tracker.finish(METRICS)
+    wandb.teardown()  # only then is its file whole
     (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"metrics/grounding/clean/high" in log.read_bytes()
 
 
 def test_wandb_keeps_several_trainings_of_a_run_apart(offline, align):
     output = align(folders=(".", "nf4"), TRACK="wandb")
+    wandb.teardown()
     logs = sorted((output.parent / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(logs) == 2
     contents = [log.read_bytes() for log in logs]
@@ -181,8 +182,6 @@ def test_wandb_keeps_several_trainings_of_a_run_apart(offline, align):
 
 
 def test_wandb_without_a_configuration_is_refused(monkeypatch, tmp_path):
-    import wandb
-
     wandb.teardown()  # it remembers the mode it was first started in
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
