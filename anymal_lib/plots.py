@@ -178,24 +178,6 @@ class LiveCurve:
         self._drawn = time.monotonic()
 
 
-class Progress:
-    """How far something is that takes minutes, in one line that changes."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self._handle: DisplayHandle | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say that so many of so many are done."""
-        from IPython.display import display
-
-        line = {"text/plain": f"{self.what}: {done} of {total}"}
-        if self._handle is None:
-            self._handle = display(line, raw=True, display_id=True)
-        else:
-            self._handle.update(line, raw=True)
-
-
 def system(profile: Profile) -> Figure:
     """AnyMAL in one picture, drawn from a profile."""
     count = len(profile.modalities)

@@ -24,7 +24,9 @@ from typing import Any
 
 from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
+from anymal_lib.model_card import CONFIG, weights_checksum, write_card
 from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
+from anymal_lib.tracking import Tracker, tracker_kind
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
 
@@ -110,6 +112,7 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ROUNDS": (_positive, "measured rounds, a whole number above 0"),
     "QUICK": (_flag, "True or False"),
     "ACCURACY": (_flag, "True or False"),
+    "TRACK": (tracker_kind, "tensorboard or wandb"),
 }
 
 
@@ -117,7 +120,8 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 class Run:
     """A notebook's configuration and where its results go.
 
-    `asked` holds the parameters that were set (the others follow the profile).
+    `asked` holds the parameters that were set (the others follow the profile); `trackers` are
+    those of its trainings so far, where TRACK names one.
     """
 
     notebook: str
@@ -126,6 +130,7 @@ class Run:
     output: Path
     manifest: Path | None
     asked: dict[str, Any]
+    trackers: list[Tracker] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def for_modality(self, modality: str) -> Profile:
@@ -166,7 +171,14 @@ class Run:
             "metrics": plain(metrics),
         }
         path = self.output / "metrics.json"
+        adapter = self.output / "adapter"
+        if (adapter / CONFIG).is_file():  # its model card quotes the metrics of these weights
+            record["adapter"] = weights_checksum(adapter)
         write_text(path, json.dumps(record, indent=1) + "\n")
+        if "adapter" in record:
+            write_card(adapter)
+        while self.trackers:
+            self.trackers.pop().finish(record["metrics"])
         return path
 
 

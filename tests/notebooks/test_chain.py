@@ -350,6 +350,7 @@ def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
     assert chain.main(["--output", str(root / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == ["01_a", "02_b"]
+    assert lines.count(f"    {sys.executable}") == 2, "what notebooks say, below their names"
     report = (root / "out" / "report.md").read_text()
     for text in ("\n".join(lines), report):
         assert "1.3 GB" in text and "exact match 50.0 %, arm 75.0 %, recall@1 100.0 %" in text
