@@ -79,6 +79,11 @@ def _fold(value: Any) -> int | str:
     return number
 
 
+def _several(value: Any) -> tuple[int, ...]:
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(sorted({_positive(part) for part in parts}))
+
+
 def _flag(value: Any) -> bool:
     text = str(value).lower()
     if text not in ("true", "false"):
@@ -113,7 +118,12 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "QUICK": (_flag, "True or False"),
     "ACCURACY": (_flag, "True or False"),
     "TRACK": (tracker_kind, "tensorboard or wandb"),
+    "SEEDS": (_positive, "how many seeds, a whole number above 0"),
+    "LLM_LAYERS": (_several, "whole numbers above 0, for example '10,30'"),
+    "CURVE": (str, "the path of a curve.jsonl"),
 }
+# Where a name takes several values.
+SEVERAL: dict[str, tuple[str, ...]] = {"08_ablations": ("BATCH", "LAYERS", "TOKENS")}
 
 
 @dataclass
@@ -182,7 +192,7 @@ class Run:
         return path
 
 
-_PLACES = ("OUTPUT_DIR", "MANIFEST")
+_PLACES = ("OUTPUT_DIR", "MANIFEST", "CURVE")
 
 
 def start(notebook: str, variables: Mapping[str, Any]) -> Run:
@@ -201,7 +211,7 @@ def start(notebook: str, variables: Mapping[str, Any]) -> Run:
             do=f"Did you mean {close[0]}?" if close else "Remove it.",
         )
     asked = {
-        name: _cast(name, variables[name])
+        name: _cast(name, variables[name], several=name in SEVERAL.get(notebook, ()))
         for name in sorted(known)
         if variables[name] is not None and str(variables[name]).lower() not in ("none", "null")
     }
@@ -251,8 +261,10 @@ def _assigned_names(source: str) -> set[str]:
     return {t.id for node in assignments for t in node.targets if isinstance(t, ast.Name)}
 
 
-def _cast(name: str, value: Any) -> Any:
+def _cast(name: str, value: Any, *, several: bool) -> Any:
     cast, expected = PARAMETERS[name]
+    if several:
+        cast, expected = _several, "whole numbers above 0, for example '4,16'"
     try:
         return cast(value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -172,7 +172,7 @@ NOTEBOOKS = {
     "05_align_video": "teach the LLM to watch: captions of clips",
     "06_finetune_mmit": "answer questions about all of them, with and without LoRA",
     "07_evaluate": "scores beside the paper's, grounding, retrieval, ratings by people",
-    "08_ablations": "what layers, tokens, batch and size of the LLM do to the loss (Figure 4)",
+    "08_ablations": "what loss to expect; layers, tokens, batch and LLM one at a time",
     "09_demo": "ask about pictures, sounds, motions and clips of your own",
     "11_performance": "measure what a training step costs, beside other recipes",
 }
