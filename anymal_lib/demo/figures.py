@@ -14,7 +14,7 @@ from anymal_lib.plots import BAD, GOOD, draw_item
 
 
 def answers(trials: Sequence[Trial]) -> Figure:
-    """Descriptions, and the answer about two items: a column each, right ones green, meter below."""
+    """A column for each description, and the answer about two: right ones green, meter below."""
     trials = [trial for trial in trials if trial.kind != "question"]
     figure = plt.figure(figsize=(3.1 * len(trials), 3.9), layout="constrained")
     columns = figure.subfigures(1, len(trials), squeeze=False).flat
