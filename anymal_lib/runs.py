@@ -90,6 +90,7 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "SEED": (_seed, "a whole number of at least 0"),
     "OUTPUT_DIR": (str, "a folder"),
     "MANIFEST": (str, "the path of a card.yaml"),
+    "ADAPTER": (str, "a saved model's folder, or its name on the hub"),
     "STEPS": (_positive, "training steps, a whole number above 0"),
     "PROJECTION_STEPS": (_positive, "steps without LoRA, a whole number above 0"),
     "RANK": (_positive, "the rank of LoRA, a whole number above 0"),
@@ -170,7 +171,7 @@ class Run:
         return path
 
 
-_PLACES = ("OUTPUT_DIR", "MANIFEST")
+_PLACES = ("OUTPUT_DIR", "MANIFEST", "ADAPTER")
 
 
 def start(notebook: str, variables: Mapping[str, Any]) -> Run:

@@ -53,23 +53,33 @@ def save(model: AnyMAL, folder: Path) -> Path:
     return folder
 
 
-def load(place: str | Path, *, bits: int | None) -> AnyMAL:
+def load(
+    place: str | Path,
+    *,
+    bits: int | None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AnyMAL:
     """Read a folder or hub repository that `save` wrote.
 
     `bits` is the LLM's precision, by default the profile's: an adapter that was trained on a
-    quantized LLM runs on the full-precision one, as in the paper. Raises `AssetError` when a file
-    is missing or damaged, or when the base model is not the one the adapters were trained on.
+    quantized LLM runs on the full-precision one, as in the paper. `on_progress` is told how many
+    parts are loaded, of how many. Raises `AssetError` when a file is missing or damaged, or when
+    the base model is not the one the adapters were trained on.
     """
     folder = _folder(place)
     config = _read_config(folder)
     profile: Profile = from_plain(config["profile"])
+    total = 1 + len(config["modalities"])
+    on_progress(0, total)
     llm = load_llm(profile.llm, bits=bits or profile.bits)
     _check_base(folder, Identity(**config["base_model"]), llm.identity)
     if config.get("lora"):
         load_lora(llm, folder / LORA)
     model = AnyMAL(llm, profile)
-    for modality in config["modalities"]:
+    for done, modality in enumerate(config["modalities"], start=1):
+        on_progress(done, total)
         _attach(model, folder, modality)
+    on_progress(total, total)
     return model
 
 

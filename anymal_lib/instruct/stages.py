@@ -60,14 +60,23 @@ _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
 
 
-def aligned_model(run: Run, modalities: Sequence[str] | None = None) -> AnyMAL:
+def aligned_model(
+    run: Run,
+    modalities: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AnyMAL:
     """The LLM with the adapters that notebooks 02 to 05 aligned on captions.
 
-    `modalities` None means all that the profile has questions about.
+    `modalities` None means all that the profile has questions about. `on_progress` is told how
+    many parts are ready, of how many.
     """
     profile = run.for_finetuning()
+    modalities = tuple(modalities or profile.finetuning.questions)
+    total = 1 + len(modalities)
+    on_progress(0, total)
     model = AnyMAL(load_llm(profile.llm, bits=profile.bits), profile)
-    for modality in modalities or profile.finetuning.questions:
+    for done, modality in enumerate(modalities, start=1):
+        on_progress(done, total)
         notebook = NOTEBOOKS[modality]
         folder = run.output.parent / notebook / "adapter"
         if not (folder / CONFIG).is_file():
@@ -79,6 +88,7 @@ def aligned_model(run: Run, modalities: Sequence[str] | None = None) -> AnyMAL:
             sensed = stages.sense(before, modality, stages.open_manifest(before, modality))
             stages.align(before, modality, stages.build_model(before, modality, sensed), sensed)
         attach(model, folder, modality)
+    on_progress(total, total)
     return model
 
 
@@ -118,7 +128,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     train, test, banks = {}, {}, {"train": {}, "test": {}}
     for modality, manifest in manifests.items():
         for split, examples in (("train", train), ("test", test)):
-            examples[modality], rows = _questions(manifest, split, run.seed)
+            examples[modality], rows = questions_of(manifest, split, run.seed)
             encoder = model.encoders[modality]
             banks[split][modality] = stages.bank(model.profile, encoder, manifest, split, rows)
     media = {split: Media(found) for split, found in banks.items()}
@@ -148,7 +158,8 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     )
 
 
-def _questions(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+def questions_of(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+    """Questions about a split, read or made of its facts, and the rows that they are about."""
     rows = manifest.split(split)
     if any(row.question for row in rows):
         return written(manifest, split)
