@@ -11,30 +11,33 @@ import pytest
 from few_steps import write_copy
 from lab_page import errors
 from lab_server import ROOT, environment, voila
+from train_captioner import known
 
 from anymal_lib.metrics.facts import facts_right, words
+from anymal_lib.saving import CONFIG
 from anymal_lib.sources import profile_manifest
 
 pytestmark = pytest.mark.browser
 NOTEBOOK = "09_demo"
-HERE = ROOT / "outputs" / "mini"
-ADAPTER = "02_align_image/adapter/anymal.json"
+TRAINED = "02_align_image/adapter"  # where the captioner of pictures is, among results
+HERE = [ROOT / "outputs" / "mini" / name for name in ("06_finetune_mmit/adapter", TRAINED)]
 QUESTION = "Describe the image."
 ANSWERED = 120_000  # milliseconds
 FINISHED = "answer after"  # stands in the line below an answer that is whole
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """A folder of results with a model that captions pictures: of a run here, or of a short one."""
-    if (HERE / ADAPTER).is_file():
-        return HERE
+def adapter(tmp_path_factory):
+    """A saved model that describes pictures: of a run here, or else of a short one."""
+    for found in HERE:
+        if (found / CONFIG).is_file():
+            return found
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, str(ROOT / "tests" / "browser" / "train_captioner.py"), str(folder)]
     environ = environment(folder)
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+    return folder / TRAINED
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +45,7 @@ def pictures(tmp_path_factory):
     """Two held-out pictures that differ in colour and shape, as a user's files: path, facts."""
     folder = tmp_path_factory.mktemp("pictures")
     manifest = profile_manifest("easy-vqa")
-    test = manifest.split("test")
+    test = known(manifest.split("test"))
     first = test[0]
     other = next(r for r in test if all(r.facts[name] != first.facts[name] for name in r.facts))
     copies = [folder / "one.png", folder / "two.png"]
@@ -52,10 +55,11 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def notebook(project, models):
-    """JupyterLab's copy of the demo, on those models."""
+def notebook(project, adapter, tmp_path):
+    """JupyterLab's copy of the demo, with that model."""
     target = project / "notebooks" / f"{NOTEBOOK}.ipynb"
-    write_copy(ROOT / "notebooks" / target.name, target, {"OUTPUT_DIR": str(models)})
+    given = {"ADAPTER": str(adapter), "OUTPUT_DIR": str(tmp_path / "results")}
+    write_copy(ROOT / "notebooks" / target.name, target, given)
     return target
 
 
@@ -110,7 +114,7 @@ def check_broken_file(demo, folder, screenshot):
     demo.part("error").get_by_text("broken.png").wait_for(timeout=ANSWERED)
     screenshot("broken")
     told = demo.part("error").inner_text()
-    assert "expected" in told and "Traceback" not in told and str(folder) not in told
+    assert "Expected:" in told and "Traceback" not in told and str(folder) not in told
     assert demo.part("ask").is_enabled() and demo.part("items").locator("img").count() == 0
 
 

@@ -100,24 +100,26 @@ def test_the_rubric_asks_three_questions(opened, page, rows, tmp_path, screensho
 def test_pictures_and_players_are_there(opened, page, rows, tmp_path):
     answers = {"one": ["a"] * 4, "two": ["b"] * 4}
     opened(Study.pairs(items_of_rows(rows, "Describe it.", answers)).save(tmp_path))
-    kinds = set()
+    pictures, clips, seconds = [], [], []
     for k in range(4):
         page.get_by_text(f"this is number {k + 1}").wait_for()
-        page.wait_for_function(DRAWN, timeout=10_000)
-        kinds |= set(page.evaluate(MEDIA))
+        page.wait_for_function(DRAWN)
+        widths = page.evaluate(WIDTHS)
+        pictures, clips = [*pictures, widths[0]], [*clips, *widths[1:]]
+        seconds += page.evaluate(SECONDS)
         page.get_by_role("button", name="Next").click()
-    assert kinds == {"image", "moving", "sound"}
+    assert len(pictures) == 4 and all(150 < width < 1000 for width in pictures)
+    assert clips == [320], "neither its own few pixels nor the page's width"
+    assert len(seconds) == 1 and seconds[0] > 0.5
 
 
 DRAWN = """() => {
     const images = [...document.querySelectorAll('.jp-OutputArea-output img')];
     const sounds = [...document.querySelectorAll('.jp-OutputArea-output audio')];
-    return images.length > 0 && images.every(i => i.complete && i.naturalWidth > 150)
+    return images.length > 0 && images.every(image => image.complete && image.naturalWidth > 0)
         && sounds.every(sound => sound.readyState > 0);
 }"""
-MEDIA = """() => [
-    ...[...document.querySelectorAll('.jp-OutputArea-output img')].map(
-        (image, k) => k === 0 ? 'image' : 'moving'),
-    ...[...document.querySelectorAll('.jp-OutputArea-output audio')].filter(
-        sound => sound.duration > 0.5).map(() => 'sound'),
-]"""
+WIDTHS = """() => [...document.querySelectorAll('.jp-OutputArea-output img')].map(
+    image => Math.round(image.getBoundingClientRect().width))"""
+SECONDS = """() => [...document.querySelectorAll('.jp-OutputArea-output audio')].map(
+    sound => sound.duration)"""

@@ -1,4 +1,4 @@
-"""Train a captioner of easy-VQA's pictures in a minute or two: its facts are right, its data few.
+"""Train a captioner of some of easy-VQA's pictures in a minute: few kinds of things, each right.
 
 python tests/browser/train_captioner.py OUTPUT_DIR
 """
@@ -9,8 +9,9 @@ from dataclasses import replace
 from anymal_lib import stages
 from anymal_lib.runs import start
 
-TRAINED, TESTED = 1000, 8  # rows
-STEPS = 150  # the profile's own
+COLOURS = ("red", "blue")
+ROWS = {"train": 480, "test": 24}
+STEPS = 80
 
 
 def main(output):
@@ -18,10 +19,18 @@ def main(output):
     given = {"PROFILE": "mini", "OUTPUT_DIR": output, "STEPS": STEPS, "ENCODER_STEPS": 2}
     run = start("02_align_image", given)
     whole = stages.open_manifest(run, "image")
-    rows = stages.spread(whole.split("train"), TRAINED) + stages.spread(whole.split("test"), TESTED)
-    manifest = replace(whole, rows=tuple(rows), checksum=f"{whole.checksum}/{TRAINED}")
+    rows = [row for split, count in ROWS.items() for row in known(whole.split(split))[:count]]
+    manifest = replace(whole, rows=tuple(rows), checksum=f"{whole.checksum}/{len(rows)}")
     sensed = stages.sense(run, "image", manifest)
-    stages.align(run, "image", stages.build_model(run, "image", sensed), sensed)
+    model = stages.build_model(run, "image", sensed)
+    stages.align(run, "image", model, sensed)
+    report = stages.evaluate(run, "image", model, sensed, controls=("clean",))
+    print("right captions of held-out pictures:", report.exact_match.value)
+
+
+def known(rows):
+    """The rows of things that the captioner knows."""
+    return [row for row in rows if row.facts["colour"] in COLOURS]
 
 
 if __name__ == "__main__":
