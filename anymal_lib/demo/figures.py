@@ -14,36 +14,29 @@ from anymal_lib.plots import BAD, GOOD, draw_item
 
 
 def answers(trials: Sequence[Trial]) -> Figure:
-    """A column for each description: its items, the answer (right ones green), and the meter."""
+    """A column for each description, and the answer about two: right ones green, meter below."""
     trials = [trial for trial in trials if trial.kind != "question"]
-    rows = max(len(trial.answered.items) for trial in trials)
-    figure, axes = plt.subplots(
-        rows + 1,
-        len(trials),
-        figsize=(3.3 * len(trials), 2.2 * rows + 1.1),
-        height_ratios=[2.2] * rows + [0.45 * rows],
-        squeeze=False,
-        layout="constrained",
-    )
-    for column, trial in zip(axes.T, trials, strict=True):
+    figure = plt.figure(figsize=(3.1 * len(trials), 3.9), layout="constrained")
+    columns = figure.subfigures(1, len(trials), squeeze=False).flat
+    for column, trial in zip(columns, trials, strict=True):
         asked = trial.answered
-        for k, axis in enumerate(column[:-1]):
-            if k < len(asked.items):
-                draw_item(axis, asked.items[k].raw)
-            else:
-                axis.axis("off")
+        count = len(asked.items)
+        axes = column.subplots(count + 1, 1, height_ratios=[3 / count] * count + [0.6])
+        for axis, item in zip(axes, asked.items, strict=False):
+            draw_item(axis, item.raw)
         said = fill(asked.answer, 36) or "(no answer)"
-        title = f"{fill(asked.question, 36)}\n{said}"
-        column[0].set_title(title, fontsize=9, color=GOOD if trial.right else BAD)
-        _meter(column[-1], asked.weights)
+        colour = GOOD if trial.right else BAD
+        column.suptitle(f"{fill(asked.question, 36)}\n{said}", fontsize=10, color=colour)
+        _meter(axes[-1], asked.weights)
     return figure
 
 
 def _meter(axis: plt.Axes, weights: Sequence[Weight]) -> None:
-    names = [weight.item.label for weight in weights]
+    places = range(len(weights))
     colours = [GOOD if weight.reads else BAD for weight in weights]
-    axis.barh(names, [weight.rests for weight in weights], color=colours, height=0.6)
+    axis.barh(places, [weight.rests for weight in weights], color=colours, height=0.6)
+    axis.set_yticks(places, [weight.item.noun for weight in weights])
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1), xlabel="likelihood lost without it")
-    axis.xaxis.label.set_size(8)
+    axis.set(xlim=(0, 1))
+    axis.set_xlabel("likelihood lost without it", fontsize=8)
     axis.tick_params(labelsize=8)

@@ -38,23 +38,27 @@ def meter(weights: Sequence[Weight]) -> str:
 def _bar(number: int, weight: Weight) -> str:
     colour = GOOD if weight.reads else BAD
     noun, name = escape(weight.item.noun), f"{number} · {escape(weight.item.label)}"
-    clean, blank, removed = (_chance(weight.of[c]) for c in ("clean", "blank", "removed"))
-    told = (
-        f"Likelihood of this answer: {clean} with the {noun},"
-        f" {blank} with a blank one, {removed} without."
-    )
-    if not weight.reads:
-        told = f"<b>The answer does not rest on this {noun}.</b> {told}"
+    verdict = "" if weight.reads else f"<b>The answer does not rest on this {noun}.</b> "
     return (
         f"<div style='margin-top: 8px'>{name}: {weight.rests:.0%}"
         "<div style='background: #dddddd; height: 14px; width: 100%'>"
         f"<div style='background: {colour}; height: 14px; width: {100 * weight.rests:.1f}%'></div>"
-        f"</div><small>{told}</small></div>"
+        f"</div><small>{verdict}This answer would be {_times(weight, 'removed')} likely without it,"
+        f" {_times(weight, 'blank')} likely with a blank {noun}. Log-likelihood:"
+        f" {weight.of['clean']:.1f}, {weight.of['removed']:.1f} without,"
+        f" {weight.of['blank']:.1f} blank.</small></div>"
     )
 
 
-def _chance(nats: float) -> str:
-    return f"{math.exp(nats):.2g}"
+def _times(weight: Weight, control: str) -> str:
+    """How many times less (or more) likely the answer is under a control."""
+    nats = weight.of["clean"] - weight.of[control]
+    if abs(nats) < math.log(1.1):  # nobody would notice less
+        return "as"
+    what = "less" if nats > 0 else "more"
+    if abs(nats) > math.log(1e6):
+        return f"over a million times {what}"
+    return f"{math.exp(abs(nats)):,.{0 if abs(nats) > math.log(10) else 1}f} times {what}"
 
 
 def error(found: AnyMALError) -> str:

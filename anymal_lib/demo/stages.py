@@ -9,8 +9,10 @@ from typing import Any
 
 from anymal_lib.demo.page import DemoPage
 from anymal_lib.demo.samples import Sample, held_out_samples
-from anymal_lib.demo.session import Answered, Session
+from anymal_lib.demo.session import Answered, DemoItem, Session
 from anymal_lib.evaluation.stages import FINETUNED
+from anymal_lib.instruct.answers import is_right
+from anymal_lib.instruct.pairs import item_pairs
 from anymal_lib.instruct.stages import aligned_model
 from anymal_lib.lora import merge_lora
 from anymal_lib.manifest import Manifest
@@ -59,42 +61,43 @@ def page(session: Session, samples: Samples) -> DemoPage:
 
 @dataclass(frozen=True)
 class Trial:
-    """A sample that the model was asked about, and whether the answer is right.
+    """An answer about samples, and whether it is what the data say.
 
     `kind` is "description", "question" or "two items".
     """
 
     kind: str
-    sample: Sample
     answered: Answered
-
-    @property
-    def right(self) -> bool:
-        """Is it what the data say?"""
-        return self.sample.is_right(self.answered.question, self.answered.answer)
+    right: bool
 
 
-def try_out(session: Session, samples: Samples) -> list[Trial]:
-    """What the page does, without clicks, with the first sample of every modality.
+def try_out(run: Run, session: Session, samples: Samples) -> list[Trial]:
+    """What the page does, without clicks: the first sample of every modality, and two together.
 
-    Each is described, and asked the first of its questions; the second is then described with the
-    first beside it, on which its description should not rest.
+    Each first one is described, and asked the first of its questions. The question about two is one
+    that neither of them answers alone; there is none where the data state no facts.
     """
-    firsts = {name: found[0] for name, (_, found) in samples.items() if found}
-    items = {name: session.take(s.name, s.open(), s.truth) for name, s in firsts.items()}
-    describe = {name: session.model.spec(name).instructions[0] for name in firsts}
     trials = []
-    for name, sample in firsts.items():
-        asked = [("description", describe[name])]
-        asked += [("question", question) for question, _ in sample.questions[:1]]
-        trials += [
-            Trial(kind, sample, session.ask(question, [items[name]])) for kind, question in asked
-        ]
-    if len(firsts) > 1:
-        (_, other), (name, item), *_ = items.items()
-        answered = session.ask(describe[name], [other, item])
-        trials.append(Trial("two items", firsts[name], answered))
+    for name, (_, found) in samples.items():
+        for sample in found[:1]:
+            item = _taken(session, sample)
+            asked = [("description", session.model.spec(name).instructions[0])]
+            asked += [("question", question) for question, _ in sample.questions[:1]]
+            for kind, question in asked:
+                answered = session.ask(question, [item])
+                right = sample.is_right(question, answered.answer)
+                trials.append(Trial(kind, answered, right))
+    rows = {name: [sample.row for sample in found] for name, (_, found) in samples.items()}
+    by_id = {(s.row.modality, s.row.id): s for _, found in samples.values() for s in found}
+    for pair in item_pairs(rows, count=1, seed=run.seed):
+        items = [_taken(session, by_id[item.modality, item.id]) for item in pair.items]
+        answered = session.ask(pair.question, items)
+        trials.append(Trial("two items", answered, is_right(pair, answered.answer)))
     return trials
+
+
+def _taken(session: Session, sample: Sample) -> DemoItem:
+    return session.take(sample.name, sample.open(), sample.truth)
 
 
 def demo_metrics(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_every_kind_of_file_finds_its_reader(page, card_of):
     kinds = [type(w) for w in all_widgets(page.shown)]
     assert kinds.count(widgets.Audio) == 1 and kinds.count(widgets.Image) == 5
     page.ask.click()
-    assert page.meter.value.count("Likelihood of this answer") == 4
+    assert page.meter.value.count("This answer would be") == 4
 
 
 def test_content_decides_where_the_name_says_nothing(page, card_of, tmp_path):

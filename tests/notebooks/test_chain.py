@@ -1,4 +1,4 @@
-"""Notebooks 01 to 07 through Papermill on few steps, and the runner that chains them."""
+"""Notebooks 01 to 07, and 09, through Papermill on few steps, and the runner that chains them."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ import pytest
 from few_steps import FEW, STEPS, few
 
 from anymal_lib import AnyMAL, Image, chain
+from anymal_lib.demo import stages as demo
 from anymal_lib.errors import AnyMALError
 from anymal_lib.evaluation import stages as evaluation
 from anymal_lib.instruct import stages
@@ -208,6 +209,40 @@ def test_the_evaluation_fine_tunes_what_has_not_been(output, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in saved.rglob("*") if file.is_file()}
     evaluation.tuned_model(run)
     assert before == {f: f.stat().st_mtime_ns for f in saved.rglob("*") if f.is_file()}, "once"
+
+
+def test_the_demo_answers_without_clicks_and_leaves_its_source_alone(output):
+    source = Path("notebooks/09_demo.ipynb")
+    before = digest(ROOT / source)
+    record = chain.run_notebook(
+        source, output, {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+    ).record
+    assert digest(ROOT / source) == before
+    metrics = record["metrics"]
+    assert set(record) >= RECORD and record["n"] == len(metrics["answers"]) == 9
+    assert set(metrics["meter"]) == {"audio", "image", "imu", "video"}
+    assert all(0 <= value <= 1 for found in metrics["answers"] for value in found["meter"])
+    assert [len(found["meter"]) for found in metrics["answers"]] == [1] * 8 + [2]
+    assert 0 < metrics["seconds_to_first_word"] <= metrics["seconds_to_answer"]
+    executed = nbformat.read(output / "09_demo.ipynb", as_version=4)
+    shown = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", ())]
+    assert any(chain._WIDGET in data for data in shown), "the page"
+
+
+def test_the_demo_takes_another_model_or_the_aligned_one(output, tmp_path):
+    image = output / "02_align_image" / "adapter"
+    given = {"PROFILE": "mini", "OUTPUT_DIR": str(tmp_path), "LIMIT": 4}
+    run = start("09_demo", {**given, "ADAPTER": str(image)})
+    loaded = []
+    session = demo.open_session(run, on_progress=lambda *parts: loaded.append(parts))
+    assert session.modalities == ("image",) and loaded == [(0, 2), (1, 2), (2, 2)]
+    for name in FACTS:
+        shutil.copytree(output / name / "adapter", tmp_path / name / "adapter")
+    session = demo.open_session(start("09_demo", given))
+    assert set(session.modalities) == {"audio", "image", "imu", "video"}
+    assert not has_lora(session.model.llm)
+    with pytest.raises(AnyMALError, match="nowhere"):
+        demo.open_session(start("09_demo", {**given, "ADAPTER": "nowhere/at-all"}))
 
 
 @pytest.mark.parametrize(
