@@ -215,7 +215,7 @@ def test_the_demo_answers_without_clicks_and_leaves_its_source_alone(output):
     source = Path("notebooks/09_demo.ipynb")
     before = digest(ROOT / source)
     record = chain.run_notebook(
-        source, output, {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+        source, output, {**few("09_demo"), "OUTPUT_DIR": str(output)}
     ).record
     assert digest(ROOT / source) == before
     metrics = record["metrics"]
