@@ -142,18 +142,18 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
-        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=450, micro_batch=32),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=800, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
         questions=OPEN_QUESTIONS,
         weights={
-            "image": 1.5,
-            "negated": 3.0,
-            "imu": 1.2,
-            "audio": 1.2,
-            "video": 1.2,
-            "captions": 1.2,
-            "dialogues": 0.4,
-            "pairs": 2.5,
+            "image": 0.7,
+            "negated": 1.6,
+            "imu": 1.5,
+            "audio": 3.2,
+            "video": 2.0,
+            "captions": 2.0,
+            "dialogues": 0.6,
+            "pairs": 3.0,
         },
         # What a yes/no question needs, to see whether its word matches the picture, is learned
         # from plain questions about pictures alone, sooner than among other parts.

@@ -157,7 +157,7 @@ class Run:
             "seed": self.seed,
             "notebook": self.notebook,
             "parameters": {k: v for k, v in self.asked.items() if k not in _PLACES},
-            "versions": _versions(),
+            "versions": versions(),
             "git": _git(),
             "device": device_name(),
             "data": dict(data),
@@ -326,7 +326,8 @@ def device_name() -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Python and the packages that a result depends on most, with their versions."""
     found = {"python": platform.python_version()}
     for package in ("anymal-lib", *_PACKAGES):
         try:

@@ -163,8 +163,10 @@ def questions_of(manifest: Manifest, split: str, seed: int) -> tuple[list[Exampl
     rows = manifest.split(split)
     if any(row.question for row in rows):
         return written(manifest, split)
-    values = manifest.fact_values
-    return from_facts(rows, manifest.modality, seed=seed, fact_values=values), rows
+    # Whether a word fits is harder to learn than what the word is: it is asked twice as often.
+    both, values = split == "train", manifest.fact_values
+    asked = from_facts(rows, manifest.modality, seed=seed, fact_values=values, both=both)
+    return asked, rows
 
 
 def _pairs(run: Run, banks: dict[str, Bank], split: str) -> list[Example]:
