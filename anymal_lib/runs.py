@@ -296,9 +296,11 @@ def _changed(part: Any, asked: Mapping[str, Any], names: Mapping[str, str]) -> A
 
 
 def _speak() -> None:
-    """Show the library's messages in the notebook, and only the errors of transformers."""
+    """Show tables and the library's messages in the notebook, and only transformers' errors."""
+    import pandas
     from transformers.utils import logging as transformers_logging
 
+    pandas.set_option("display.max_colwidth", None)  # tables show texts whole
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logger = logging.getLogger("anymal_lib")

@@ -32,8 +32,16 @@ def view(item: Any, picture: bytes | None = None) -> widgets.VBox:
     if isinstance(item, Audio):
         parts.append(widgets.Audio(value=wav(item), format="wav", autoplay=False, loop=False))
     if isinstance(item, Video):
-        parts.append(widgets.Image(value=moving(item), format="webp"))
+        parts.append(widgets.Image(value=moving(item), format="webp", layout=_clip()))
     return widgets.VBox(parts)
+
+
+def _clip() -> widgets.Layout:
+    # A box stretches its children to its own width, and a clip may be a few pixels wide.
+    side = f"{_SIDE}px"
+    return widgets.Layout(
+        width=side, max_height=side, object_fit="contain", align_self="flex-start", max_width="100%"
+    )
 
 
 def drawing(item: Any) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import papermill
 import PIL.Image
 import pytest
+from few_steps import FEW, STEPS, few
 
 from anymal_lib import AnyMAL, Image, chain
 from anymal_lib.demo import stages as demo
@@ -33,15 +34,6 @@ NOTEBOOKS = {
         "06_finetune_mmit",
     )
 }
-STEPS = 2
-FEW = {
-    "LIMIT": 24,
-    "STEPS": STEPS,
-    "ENCODER_STEPS": 2,
-    "COMPARE_BITS": False,
-}
-FEW_ASKED = 6  # rows of notebook 06, of which each is asked many questions
-FEW_EVALUATED = 12  # rows of notebook 07
 RECORD = {
     "profile",
     "seed",
@@ -77,10 +69,7 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     before = {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     for name, path in NOTEBOOKS.items():
-        given = {**FEW, "COMPARE_BANK": False, "OUTPUT_DIR": str(folder)}
-        if name == "06_finetune_mmit":
-            given |= {"LIMIT": FEW_ASKED, "PROJECTION_STEPS": 2, "ITEMS": 4}
-        chain.run_notebook(path, folder, given)
+        chain.run_notebook(path, folder, {**few(name), "OUTPUT_DIR": str(folder)})
     assert before == {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     return folder
 
@@ -184,7 +173,8 @@ def test_fine_tuning_metrics_follow_the_contract(output):
     fractions = [metrics["interleaved"]["agreement_accuracy"], *metrics["by_stage"].values()]
     assert all(0 <= value <= 1 for value in (*dropped, *fractions, *metrics["questions"].values()))
     assert metrics["filter"]["before"] >= metrics["filter"]["after"] >= 0
-    assert metrics["filter"]["before"] >= FEW_ASKED, "the written questions of LIMIT rows"
+    limit = few("06_finetune_mmit")["LIMIT"]
+    assert metrics["filter"]["before"] >= limit, "the written questions of LIMIT rows"
     assert all(value > 1 for value in metrics["text_perplexity"].values())
     assert len(record["data"]) == 4
 
@@ -213,7 +203,7 @@ def test_a_users_own_questions_take_the_place_of_the_profiles(output, tmp_path):
 
 
 def test_the_evaluation_keeps_everything_and_then_stops_a_model_that_reads_nothing(output):
-    given = {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+    given = {**few("07_evaluate"), "OUTPUT_DIR": str(output)}
     with pytest.raises(chain.NotebookError, match=r"GroundingError: grounding of .*image.*ignores"):
         chain.run_notebook(Path("notebooks/07_evaluate.ipynb"), output, given)
     record = json.loads((output / "07_evaluate" / "metrics.json").read_text())
@@ -245,7 +235,7 @@ def test_the_demo_answers_without_clicks_and_leaves_its_source_alone(output):
     source = Path("notebooks/09_demo.ipynb")
     before = digest(ROOT / source)
     record = chain.run_notebook(
-        source, output, {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+        source, output, {**few("09_demo"), "OUTPUT_DIR": str(output)}
     ).record
     assert digest(ROOT / source) == before
     metrics = record["metrics"]
