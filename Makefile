@@ -1,6 +1,6 @@
 # Linux x86-64 with Python 3.11 or 3.12. Every target makes the environment first if need be.
 .DEFAULT_GOAL := help
-.PHONY: help env run bench test test-slow lint lock lab notebooks-check clean reference
+.PHONY: help env run bench test test-browser test-slow lint lock lab notebooks-check clean reference
 
 BIN := .venv/bin
 # Notebooks run in this environment's kernel, even where another user owns the folder.
@@ -25,6 +25,9 @@ bench: .venv/.ready  ## measure the training step beside other recipes (notebook
 test: .venv/.ready  ## run the tests, two files at a time
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-browser: .venv/.ready  ## run the tests in a headless browser, where one is installed
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser -rs tests/browser
+
 test-slow: .venv/.ready  ## run the tests that take minutes, and compare outputs/mini with the stored run
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
@@ -36,7 +39,7 @@ notebooks-check: .venv/.ready  ## check that notebooks carry no outputs
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 lab: .venv/.ready  ## open JupyterLab on notebooks/00_start_here.ipynb
-	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	@$(BIN)/python -m anymal_lib.lab notebooks/00_start_here.ipynb
 
 reference: .venv/.ready  ## run afresh and store the result in outputs/reference/mini
 	@$(BIN)/python -m anymal_lib.chain --reference

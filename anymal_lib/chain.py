@@ -131,8 +131,8 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
                 # Names of other notebooks are left out; unknown ones go on, to be refused there.
                 {k: v for k, v in parameters.items() if k in declared or k not in PARAMETERS},
                 kernel_name="python3",
-                progress_bar=sys.stderr.isatty(),
-                log_output=False,
+                progress_bar=False,  # the notebook says more of where it is
+                stdout_file=_Below(),
                 extra_arguments=["--log-level=ERROR"],  # ipykernel warns of TCP at each start
             )
     except PapermillExecutionError as error:
@@ -146,6 +146,16 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
         time.perf_counter() - started,
         json.loads(record.read_text()) if record.is_file() else {},
     )
+
+
+class _Below:
+    """A file that shows what a notebook says, below its name."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.writelines(f"    {line}\n" for line in text.splitlines() if line.strip())
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def _stopped(notebook: Path, reason: str, executed: str) -> NotebookError:

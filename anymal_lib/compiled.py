@@ -8,8 +8,6 @@ instead; an attention function of ours puts them before its own and hands over t
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import FrozenLLM
+from anymal_lib.machine import has_compiler
 from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def repays(llm: FrozenLLM, spec: TrainSpec, tokens: int) -> bool:
 
 
 def _has_compiler(llm: FrozenLLM) -> bool:
-    return llm.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    return llm.device.type != "cpu" or has_compiler()
 
 
 @contextmanager

@@ -151,6 +151,15 @@ class FrozenLLM:
         """Token ids of `text` without special tokens added."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids without special tokens, nothing tidied up: as it was generated.
+
+        So the text of more tokens begins with the text of fewer, but for half characters.
+        """
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings: (b, t) -> (b, t, w)."""
         return self._embedding(ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import statistics
 import time
 from functools import lru_cache
@@ -27,6 +28,11 @@ def fast_bf16() -> bool:
     Processors without bf16 instructions emulate them, several times slower.
     """
     return matmul_gflops(512) >= matmul_gflops(512, dtype=torch.float32)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch compiles for a CPU with."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,7 @@ Shape letters: b batch, q modality tokens, w width of the LLM.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ from anymal_lib.errors import InputError
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.modalities import modality_of
 from anymal_lib.packing import pack, saves
-from anymal_lib.prompt import Dialogue, Prompt, render_dialogue, splice, split_prefix
+from anymal_lib.progress import track
+from anymal_lib.prompt import (
+    Dialogue,
+    Prompt,
+    check_length,
+    open_dialogue,
+    render_dialogue,
+    splice,
+    split_prefix,
+)
 from anymal_lib.specs import ModalitySpec, Profile
 
 
@@ -36,6 +45,7 @@ class AnyMAL:
         self.profile = profile
         self.encoders: dict[str, Encoder] = {}
         self.adapters = nn.ModuleDict()
+        self.record: Mapping[str, Any] | None = None  # the metrics of saved adapters
 
     @classmethod
     def from_profile(cls, name: str | Profile, *, bits: int | None = None, seed: int = 0) -> AnyMAL:
@@ -62,7 +72,7 @@ class AnyMAL:
         return load(place, bits=bits)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write adapters (safetensors) with the base model's identity and checksum."""
+        """Write adapters (safetensors), the base model's identity and a model card."""
         from anymal_lib.saving import save
 
         return save(self, Path(folder))
@@ -132,8 +142,7 @@ class AnyMAL:
         """
         order = sorted(range(len(prompts)), key=lambda k: (prompts[k].pieces, prompts[k].learned))
         found: dict[int, Tensor] = {}
-        for first in range(0, len(order), self.profile.eval_batch):
-            chunk = order[first : first + self.profile.eval_batch]
+        for chunk in self._batches(order, "reading"):
             batch = [prompts[k] for k in chunk]
             per_token = self.log_likelihoods(batch, [span for k in chunk for span in spans[k]])
             found.update(zip(chunk, per_token.split([p.learned for p in batch]), strict=True))
@@ -184,19 +193,27 @@ class AnyMAL:
             return self.generate([prompt], max_new_tokens=max_new_tokens)[0]
         if not prompt or not all(isinstance(part, list | tuple | Dialogue) for part in prompt):
             return self.generate([list(prompt)], max_new_tokens=max_new_tokens)[0]
-        dialogues = [
-            part if isinstance(part, Dialogue) else Dialogue([(part, None)]) for part in prompt
-        ]
-        if any(dialogue.turns and dialogue.turns[-1][1] is not None for dialogue in dialogues):
-            raise InputError(
-                "dialogue",
-                expected="a last turn without an answer (None), which is to be generated",
-                got="one with an answer",
-                do="Add what the user says next, or put None in the answer's place.",
-            )
+        dialogues = [open_dialogue(part) for part in prompt]
         prompts = [render_dialogue(self.llm, d, system=self.profile.system) for d in dialogues]
         items = [item for dialogue in dialogues for item in dialogue.items]
         return self.respond(prompts, self.encode(items), max_new_tokens=max_new_tokens)
+
+    def stream(
+        self, prompt: Sequence[Any] | Dialogue | str, *, max_new_tokens: int = 32
+    ) -> Iterator[str]:
+        """Answer one prompt as `generate` does, piece by piece as the tokens come.
+
+        The pieces joined are the text of `generate`. Raises `InputError` as `generate`, before
+        the first piece.
+        """
+        from anymal_lib.streaming import stream_response
+
+        if not isinstance(prompt, list | tuple | Dialogue):
+            prompt = [prompt]
+        dialogue = open_dialogue(prompt)
+        rendered = render_dialogue(self.llm, dialogue, system=self.profile.system)
+        tokens = self.encode(dialogue.items)
+        return stream_response(self, rendered, tokens, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def respond(
@@ -207,13 +224,7 @@ class AnyMAL:
         Prompts of similar length are generated together; padding is on the left and masked, so
         an answer does not depend on its neighbours.
         """
-        if max_new_tokens < 1:
-            raise InputError(
-                "max_new_tokens",
-                expected="at least 1",
-                got=str(max_new_tokens),
-                do="Leave it out for the default.",
-            )
+        check_length(max_new_tokens)
         spans, start = [], 0
         for prompt in prompts:
             spans.append(modality_tokens[start : start + prompt.items])
@@ -222,21 +233,36 @@ class AnyMAL:
         # Prompts of one length and beginning side by side: nothing is padded, and it is read once.
         order = sorted(range(len(prompts)), key=lambda k: (length[k], prompts[k].pieces[0]))
         answers: dict[int, str] = {}
-        for first in range(0, len(order), self.profile.eval_batch):
-            chunk = order[first : first + self.profile.eval_batch]
+        for chunk in self._batches(order, "answering"):
             ids = self._greedy(
                 [prompts[k] for k in chunk],
                 [span for k in chunk for span in spans[k]],
                 max_new_tokens,
             )
-            texts = self.llm.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            answers.update(zip(chunk, map(str.strip, texts), strict=True))
+            texts = (self.llm.text(row).strip() for row in ids.tolist())
+            answers.update(zip(chunk, texts, strict=True))
         return [answers[k] for k in range(len(prompts))]
+
+    def _batches(self, order: list[int], what: str) -> Iterator[list[int]]:
+        size = self.profile.eval_batch
+        chunks = (order[first : first + size] for first in range(0, len(order), size))
+        return track(chunks, what, total=len(order), unit="prompts", count=len)
 
     def _greedy(
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], max_new_tokens: int
     ) -> Tensor:
-        """Most likely tokens of one batch: (b, up to max_new_tokens), ended rows filled up.
+        """Most likely tokens of one batch: (b, up to max_new_tokens), ended rows filled up."""
+        said = torch.full((len(prompts), max_new_tokens), self.llm.end_of_turn)
+        steps = 0
+        for places, best in self.most_likely(prompts, modality_tokens, max_new_tokens):
+            said[places, steps] = best
+            steps += 1
+        return said[:, :steps]
+
+    def most_likely(
+        self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], max_new_tokens: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode one batch greedily: which rows (k,), and their next tokens (k,), step by step.
 
         Rows that have ended leave the batch once they are half of it.
         """
@@ -251,24 +277,22 @@ class AnyMAL:
         embeddings = batch.embeddings
         cache = DynamicCache() if prefix is None else prefix.cache(len(prompts))
         mask = join_masks(batch.mask, prefix, *embeddings.shape[:2])
-        said = torch.full((len(prompts), max_new_tokens), self.llm.end_of_turn)
         places = torch.arange(len(prompts))  # of the rows that are still in the batch
         going = torch.ones(len(prompts), dtype=torch.bool, device=self.llm.device)
-        for step in range(max_new_tokens):
+        for _ in range(max_new_tokens):
             hidden = self.llm.read(embeddings, mask, cache).last_hidden_state
             best = self.llm.logits(hidden[:, -1]).argmax(-1)
             best = best.masked_fill(~going, self.llm.end_of_turn)
-            said[places, step] = best.cpu()
+            yield places, best.cpu()
             going = best != self.llm.end_of_turn
             if not going.any():
-                return said[:, : step + 1]
+                return
             if 2 * going.sum() <= len(going):
                 cache.batch_select_indices(going.nonzero().squeeze(1))
                 places, mask = places[going.cpu()], None if mask is None else mask[going]
                 best, going = best[going], going[going]
             embeddings = self.llm.embed(best[:, None])
             mask = None if mask is None else F.pad(mask, (0, 1), value=True)
-        return said
 
     def _modality_of(self, item: Any) -> str:
         modality = modality_of(item)

@@ -18,7 +18,7 @@ from torch import Tensor
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, pad_rows, split_prefix
 
-_ROW = 192  # positions of a text and its branches together: attention grows with their square
+_ROW = 152  # positions of a text and its branches together: attention grows with their square
 _SAVED = 0.7  # share of the padded positions below which packing pays for reading the text again
 
 

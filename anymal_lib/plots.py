@@ -179,49 +179,32 @@ class LiveCurve:
         self._drawn = time.monotonic()
 
 
-class Progress:
-    """How far something is that takes minutes, in one line that changes."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self._handle: DisplayHandle | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say that so many of so many are done."""
-        from IPython.display import display
-
-        line = {"text/plain": f"{self.what}: {done} of {total}"}
-        if self._handle is None:
-            self._handle = display(line, raw=True, display_id=True)
-        else:
-            self._handle.update(line, raw=True)
-
-
 def system(profile: Profile) -> Figure:
     """AnyMAL in one picture, drawn from a profile."""
-    figure, axis = plt.subplots(figsize=(10, 1.7 + 1.15 * len(profile.modalities)))
-    axis.set(xlim=(0, 10), ylim=(-0.3, len(profile.modalities) + 1))
+    count = len(profile.modalities)
+    figure, axis = plt.subplots(figsize=(10, 1.7 + 1.15 * count))
+    axis.set(xlim=(0, 10), ylim=(-0.3, count + 1))
     axis.axis("off")
-    middle = len(profile.modalities) / 2
+    low, height = count / 2 - 0.5, 1.6  # of the LLM
     for k, (name, spec) in enumerate(reversed(profile.modalities.items())):
         level = k + 0.25
-        adapter = f"{spec.adapter.kind}\n{spec.adapter.tokens} tokens"
-        if spec.adapter.kind == "resampler":
-            adapter = (
-                f"{spec.adapter.kind}, {spec.adapter.layers} layers\n{spec.adapter.tokens} tokens"
-            )
+        shape = f", {spec.adapter.layers} layers" if spec.adapter.kind == "resampler" else ""
         _box(axis, 0.1, level, 1.3, name, "white")
         _box(axis, 2.0, level, 2.0, f"{name} encoder\naligned to text", _FROZEN)
+        adapter = f"{spec.adapter.kind}{shape}\n{spec.adapter.tokens} tokens"
         _box(axis, 4.6, level, 1.9, adapter, _TRAINED)
         for start, end in ((1.4, 2.0), (4.0, 4.6)):
             _arrow(axis, (start, level + 0.28), (end, level + 0.28))
-        _arrow(axis, (6.5, level + 0.28), (7.2, middle))
-    _box(axis, 4.6, len(profile.modalities) + 0.25, 1.9, "instruction\n(text tokens)", "white")
-    _arrow(axis, (6.5, len(profile.modalities) + 0.53), (7.2, middle + 0.3))
+        _arrow(axis, (6.5, level + 0.28), (7.2, low + height * (k + 1) / (count + 2)))
+    _box(axis, 4.6, count + 0.25, 1.9, "instruction\n(text tokens)", "white")
+    _arrow(axis, (6.5, count + 0.53), (7.2, low + height * (count + 1) / (count + 2)))
     source = getattr(profile.llm, "package", None) or getattr(profile.llm, "repo_id", "")
-    _box(axis, 7.2, middle - 0.45, 1.6, f"LLM\n{source.split('/')[-1]}", _FROZEN, height=1.1)
-    _arrow(axis, (8.8, middle + 0.1), (9.2, middle + 0.1))
-    axis.text(9.25, middle + 0.1, "answer", va="center", fontsize=10)
+    _box(axis, 7.2, low, 1.6, f"LLM\n{source.split('/')[-1]}", _FROZEN, height=height)
+    if profile.finetune is not None:
+        lora = f"LoRA, rank {profile.finetune.lora.rank}\n(notebook 06)"
+        _box(axis, 7.2, low - 0.56, 1.6, lora, _TRAINED)
+    _arrow(axis, (8.8, low + height / 2), (9.2, low + height / 2))
+    axis.text(9.25, low + height / 2, "answer", va="center", fontsize=10)
     for x, colour, text in ((0.1, _FROZEN, "frozen"), (1.4, _TRAINED, "trained here")):
         axis.add_patch(plt.Rectangle((x, -0.25), 0.25, 0.2, fc=colour, ec="black", lw=0.8))
         axis.text(x + 0.33, -0.15, text, va="center", fontsize=9)

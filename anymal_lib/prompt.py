@@ -125,6 +125,34 @@ def render_dialogue(
     return Prompt(pieces, target, earlier)
 
 
+def open_dialogue(prompt: Sequence[Any] | Dialogue) -> Dialogue:
+    """A prompt as the conversation whose last turn is to be answered.
+
+    Raises:
+        InputError: that turn has an answer.
+    """
+    dialogue = prompt if isinstance(prompt, Dialogue) else Dialogue([(prompt, None)])
+    if dialogue.turns and dialogue.turns[-1][1] is not None:
+        raise InputError(
+            "dialogue",
+            expected="a last turn without an answer (None), which is to be generated",
+            got="one with an answer",
+            do="Add what the user says next, or put None in the answer's place.",
+        )
+    return dialogue
+
+
+def check_length(max_new_tokens: int) -> None:
+    """Refuse an answer of no tokens with an InputError."""
+    if max_new_tokens < 1:
+        raise InputError(
+            "max_new_tokens",
+            expected="at least 1",
+            got=str(max_new_tokens),
+            do="Leave it out for the default.",
+        )
+
+
 def _message(role: str, parts: Sequence[Any]) -> dict[str, str]:
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) == len(parts) and not "".join(texts).strip():

@@ -24,7 +24,9 @@ from typing import Any
 
 from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
+from anymal_lib.model_card import CONFIG, weights_checksum, write_card
 from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
+from anymal_lib.tracking import Tracker, tracker_kind
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
 
@@ -95,6 +97,7 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "SEED": (_seed, "a whole number of at least 0"),
     "OUTPUT_DIR": (str, "a folder"),
     "MANIFEST": (str, "the path of a card.yaml"),
+    "ADAPTER": (str, "a saved model's folder, or its name on the hub"),
     "STEPS": (_positive, "training steps, a whole number above 0"),
     "PROJECTION_STEPS": (_positive, "steps without LoRA, a whole number above 0"),
     "RANK": (_positive, "the rank of LoRA, a whole number above 0"),
@@ -115,6 +118,7 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ROUNDS": (_positive, "measured rounds, a whole number above 0"),
     "QUICK": (_flag, "True or False"),
     "ACCURACY": (_flag, "True or False"),
+    "TRACK": (tracker_kind, "tensorboard or wandb"),
     "SEEDS": (_positive, "how many seeds, a whole number above 0"),
     "LLM_LAYERS": (_several, "whole numbers above 0, for example '10,30'"),
     "CURVE": (str, "the path of a curve.jsonl"),
@@ -127,7 +131,8 @@ SEVERAL: dict[str, tuple[str, ...]] = {"08_ablations": ("BATCH", "LAYERS", "TOKE
 class Run:
     """A notebook's configuration and where its results go.
 
-    `asked` holds the parameters that were set (the others follow the profile).
+    `asked` holds the parameters that were set (the others follow the profile); `trackers` are
+    those of its trainings so far, where TRACK names one.
     """
 
     notebook: str
@@ -136,6 +141,7 @@ class Run:
     output: Path
     manifest: Path | None
     asked: dict[str, Any]
+    trackers: list[Tracker] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def for_modality(self, modality: str) -> Profile:
@@ -166,7 +172,7 @@ class Run:
             "seed": self.seed,
             "notebook": self.notebook,
             "parameters": {k: v for k, v in self.asked.items() if k not in _PLACES},
-            "versions": _versions(),
+            "versions": versions(),
             "git": _git(),
             "device": device_name(),
             "data": dict(data),
@@ -176,11 +182,18 @@ class Run:
             "metrics": plain(metrics),
         }
         path = self.output / "metrics.json"
+        adapter = self.output / "adapter"
+        if (adapter / CONFIG).is_file():  # its model card quotes the metrics of these weights
+            record["adapter"] = weights_checksum(adapter)
         write_text(path, json.dumps(record, indent=1) + "\n")
+        if "adapter" in record:
+            write_card(adapter)
+        while self.trackers:
+            self.trackers.pop().finish(record["metrics"])
         return path
 
 
-_PLACES = ("OUTPUT_DIR", "MANIFEST", "CURVE")
+_PLACES = ("OUTPUT_DIR", "MANIFEST", "ADAPTER", "CURVE")
 
 
 def start(notebook: str, variables: Mapping[str, Any]) -> Run:
@@ -283,9 +296,11 @@ def _changed(part: Any, asked: Mapping[str, Any], names: Mapping[str, str]) -> A
 
 
 def _speak() -> None:
-    """Show the library's messages in the notebook, and only the errors of transformers."""
+    """Show tables and the library's messages in the notebook, and only transformers' errors."""
+    import pandas
     from transformers.utils import logging as transformers_logging
 
+    pandas.set_option("display.max_colwidth", None)  # tables show texts whole
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logger = logging.getLogger("anymal_lib")
@@ -335,7 +350,8 @@ def device_name() -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Python and the packages that a result depends on most, with their versions."""
     found = {"python": platform.python_version()}
     for package in ("anymal-lib", *_PACKAGES):
         try:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from anymal_lib.controls import senses
 from anymal_lib.evaluate import CaptionReport, chance
+from anymal_lib.machine import fast_bf16, has_compiler
 from anymal_lib.manifest import Manifest
 from anymal_lib.model import AnyMAL
-from anymal_lib.runs import ROOT
+from anymal_lib.runs import ROOT, device_name, versions
 from anymal_lib.specs import Profile
 from anymal_lib.stages import Comparison, Sensed
 
@@ -134,6 +135,17 @@ def precisions(rows: Sequence[Comparison]) -> pd.DataFrame:
     ).T
 
 
+def installed() -> pd.DataFrame:
+    """What there is here that a run depends on: versions, processor or GPU, precision, compiler."""
+    found = {
+        **versions(),
+        "computes on": device_name(),
+        "precision of the LLM": "bf16" if fast_bf16() else "fp32: bf16 is slow here",
+        "C++ compiler, for compiled layers": "found" if has_compiler() else "not found",
+    }
+    return pd.DataFrame({"here": found})
+
+
 def steps_overview(profile: Profile, output: Path, slower: float) -> pd.DataFrame:
     """What each notebook does, whether its result is there, and what it will take here.
 
@@ -152,16 +164,17 @@ def steps_overview(profile: Profile, output: Path, slower: float) -> pd.DataFram
     return pd.DataFrame(table).T
 
 
-NOTEBOOKS = {
+NOTEBOOKS = {  # pandas cuts what is longer than 50 characters
     "01_prepare_data": "fetch and verify the data, look at it",
     "02_align_image": "teach the LLM to see: captions of pictures",
-    "03_align_imu": "teach the LLM to feel motion: captions of sensor signals",
+    "03_align_imu": "teach the LLM to feel: captions of motions",
     "04_align_audio": "teach the LLM to hear: captions of sounds",
     "05_align_video": "teach the LLM to watch: captions of clips",
-    "06_finetune_mmit": "answer questions about all of them, with and without LoRA",
-    "07_evaluate": "scores beside the paper's, grounding, retrieval, ratings by people",
-    "08_ablations": "what loss to expect; layers, tokens, batch and LLM one at a time",
-    "11_performance": "measure what a training step costs, beside other recipes",
+    "06_finetune_mmit": "questions about all four, with and without LoRA",
+    "07_evaluate": "scores beside the paper's, grounding, retrieval",
+    "08_ablations": "Figure 4: layers, tokens, batch, size of the LLM",
+    "09_demo": "ask about files of your own",
+    "11_performance": "what a training step costs, beside others",
 }
 
 

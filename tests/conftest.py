@@ -42,15 +42,20 @@ settings.register_profile("kit", deadline=None)  # how long a test takes is no p
 settings.load_profile("kit")
 
 
+ASKED_FOR = {"slow": "takes minutes", "browser": "opens pages in a browser"}
+
+
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes; only with -m slow")
+    for name, why in ASKED_FOR.items():
+        config.addinivalue_line("markers", f"{name}: {why}; only with -m {name}")
 
 
 def pytest_collection_modifyitems(config, items):
-    if "slow" not in config.option.markexpr:
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="only with -m slow"))
+    for item in items:
+        needed = [name for name in ASKED_FOR if item.get_closest_marker(name)]
+        # What takes minutes and opens a browser runs with the others that take minutes.
+        if needed and needed[0] not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason=f"only with -m {needed[0]}"))
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240,) * 3}

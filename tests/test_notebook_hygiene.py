@@ -54,6 +54,10 @@ def test_holds_no_trace_of_a_run(notebook, code):
     assert "papermill" not in notebook.metadata
 
 
+def test_is_written_as_jupyter_writes_it(path, notebook):
+    assert path.read_text() == nbformat.writes(notebook) + "\n", "saving it would change it"
+
+
 def test_names_only_the_standard_kernel(notebook):
     assert notebook.metadata.kernelspec == KERNEL
     assert notebook.metadata.language_info.name == "python"

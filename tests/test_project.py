@@ -29,7 +29,6 @@ NOT_IMPORTED = {
     "laion-clap",
     "gguf",
     "ipykernel",
-    "jupyterlab",
     "aiohttp",
 }
 PACKAGES = {  # by module

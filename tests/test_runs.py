@@ -76,6 +76,7 @@ def test_every_spelling_of_nothing(begin, nothing):
         ("FOLD", "3", 3),
         ("FOLD", 5.0, 5),
         ("FOLD", "all", "all"),
+        ("TRACK", "tensorboard", "tensorboard"),
     ],
 )
 def test_values_are_cast(begin, name, value, read):
@@ -108,6 +109,7 @@ WRONG = {
     "LEARNING_RATE": [0, 1, -1e-3, "fast", float("nan"), [1e-3], float("inf")],
     "BITS": [2, 12, "fp16", 4.5, 16.7, -4, [4], float("inf")],
     "FOLD": [0, 6, "one", 2.7, [1], float("inf")],
+    "TRACK": ["mlflow", "TensorBoard", 1, True, ["wandb"]],
 }
 WRONG["LLM_LAYERS"] = [0, "", "1,,2", "4,-1", "1.5", "many", [3, 0], float("nan")]
 WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BANK"] = WRONG["COMPARE_BITS"]

@@ -125,8 +125,9 @@ def from_facts(
     *,
     seed: int,
     fact_values: Mapping[str, Sequence[str]],
+    both: bool = False,
 ) -> list[Example]:
-    """Two questions per row and fact: what its value is, and whether it is a value that is named.
+    """Questions per row and fact: what its value is, and whether it is a value that is named.
 
     What a row is asked depends on nothing but the seed, its id and its facts. The value that is
     named is right or wrong with the same chance, and a wrong one is any other with the same
@@ -139,6 +140,7 @@ def from_facts(
         seed: of phrasings and of values that are named.
         fact_values: fact -> all its values, as `Manifest.fact_values`; a fact with one value has
             no yes/no question.
+        both: ask about the right value and about a wrong one, and not about one of them.
 
     Returns:
         Examples with source "facts" and kind "<fact>" or "<fact> yes/no", rows in their order.
@@ -154,8 +156,9 @@ def from_facts(
             others = [other for other in sorted(fact_values[fact]) if other != value]
             if not others:
                 continue
-            answer, named = draw.choice([("yes", value), ("no", draw.choice(others))])
-            question = draw.choice(whethers).format(fact=fact, value=named)
-            kind = f"{fact} yes/no"
-            examples.append(ask(question, item, answer=answer, kind=kind, source="facts"))
+            answered = [("yes", value), ("no", draw.choice(others))]
+            for answer, named in answered if both else [draw.choice(answered)]:
+                question = draw.choice(whethers).format(fact=fact, value=named)
+                kind = f"{fact} yes/no"
+                examples.append(ask(question, item, answer=answer, kind=kind, source="facts"))
     return examples

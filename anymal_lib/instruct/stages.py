@@ -37,11 +37,13 @@ from anymal_lib.llm import load_llm
 from anymal_lib.lora import merged_lora
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
+from anymal_lib.progress import Progress
 from anymal_lib.rows import Row
 from anymal_lib.runs import Run
 from anymal_lib.saving import CONFIG, attach, save
 from anymal_lib.seeds import generator_for
 from anymal_lib.sources import profile_manifest
+from anymal_lib.tracking import tracked
 from anymal_lib.train import StepReport, final_loss
 
 log = logging.getLogger(__name__)
@@ -60,14 +62,23 @@ _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
 
 
-def aligned_model(run: Run, modalities: Sequence[str] | None = None) -> AnyMAL:
+def aligned_model(
+    run: Run,
+    modalities: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AnyMAL:
     """The LLM with the adapters that notebooks 02 to 05 aligned on captions.
 
-    `modalities` None means all that the profile has questions about.
+    `modalities` None means all that the profile has questions about. `on_progress` is told how
+    many parts are ready, of how many.
     """
     profile = run.for_finetuning()
+    modalities = tuple(modalities or profile.finetuning.questions)
+    total = 1 + len(modalities)
+    on_progress(0, total)
     model = AnyMAL(load_llm(profile.llm, bits=profile.bits), profile)
-    for modality in modalities or profile.finetuning.questions:
+    for done, modality in enumerate(modalities, start=1):
+        on_progress(done, total)
         notebook = NOTEBOOKS[modality]
         folder = run.output.parent / notebook / "adapter"
         if not (folder / CONFIG).is_file():
@@ -79,6 +90,7 @@ def aligned_model(run: Run, modalities: Sequence[str] | None = None) -> AnyMAL:
             sensed = stages.sense(before, modality, stages.open_manifest(before, modality))
             stages.align(before, modality, stages.build_model(before, modality, sensed), sensed)
         attach(model, folder, modality)
+    on_progress(total, total)
     return model
 
 
@@ -118,7 +130,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     train, test, banks = {}, {}, {"train": {}, "test": {}}
     for modality, manifest in manifests.items():
         for split, examples in (("train", train), ("test", test)):
-            examples[modality], rows = _questions(manifest, split, run.seed)
+            examples[modality], rows = questions_of(manifest, split, run.seed)
             encoder = model.encoders[modality]
             banks[split][modality] = stages.bank(model.profile, encoder, manifest, split, rows)
     media = {split: Media(found) for split, found in banks.items()}
@@ -148,12 +160,15 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     )
 
 
-def _questions(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+def questions_of(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+    """Questions about a split, read or made of its facts, and the rows that they are about."""
     rows = manifest.split(split)
     if any(row.question for row in rows):
         return written(manifest, split)
-    values = manifest.fact_values
-    return from_facts(rows, manifest.modality, seed=seed, fact_values=values), rows
+    # Whether a word fits is harder to learn than what the word is: it is asked twice as often.
+    both, values = split == "train", manifest.fact_values
+    asked = from_facts(rows, manifest.modality, seed=seed, fact_values=values, both=both)
+    return asked, rows
 
 
 def _pairs(run: Run, banks: dict[str, Bank], split: str) -> list[Example]:
@@ -215,7 +230,7 @@ def tune(
         lora=lora,
         seed=run.seed,
         folder=place,
-        on_step=on_step,
+        on_step=tracked(run, "." if lora else "projection", recipe, on_step),
     )
     shutil.rmtree(place / "adapter", ignore_errors=True)
     save(model, place / "adapter")
@@ -293,9 +308,7 @@ def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
     return [examples[k] for k in order[:_SAMPLE].tolist()]
 
 
-def ask_writer(
-    run: Run, model: AnyMAL, data: InstructionSet, on_progress: Callable[[int, int], None]
-) -> dict[str, Yield]:
+def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield]:
     """Synthetic pairs about some training items of each modality, by modality.
 
     The writer is the run's own LLM without LoRA, or what WRITER_URL and WRITER_MODEL name. What it
@@ -317,7 +330,7 @@ def ask_writer(
             seed=run.seed,
             file=run.output / f"synthetic-{modality}.jsonl",
             fact_values=data.manifests[modality].fact_values,
-            on_progress=on_progress,
+            on_progress=Progress(f"{modality} items asked"),
         )
     return found
 

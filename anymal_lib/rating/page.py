@@ -46,6 +46,7 @@ class RatingPage(widgets.VBox):
             )
         self.session, self._rows = session, rows
         self._viewed: str | None = None  # the item whose media are on the page
+        self._buttons: list[widgets.Button] = []
         self._make_parts()
         self.answers: dict[tuple[str, int | str], widgets.Button] = {}
         lines = [self._question(question) for question in session.study.questions]
@@ -78,28 +79,32 @@ class RatingPage(widgets.VBox):
     def _button(self, label: str, act: Callable[[], None], icon: str = "") -> widgets.Button:
         button = widgets.Button(description=label, icon=icon)
         button.on_click(lambda _: self._do(act))
+        self._buttons.append(button)
         return button
 
     def _do(self, act: Callable[[], None]) -> None:
+        # Drawing takes a while, and a click on what is in view until then would count for the next.
+        for button in self._buttons:
+            button.disabled = True
+        told = ""
         try:
             act()
         except AnyMALError as error:
-            self._status.value = _alarm(error)
-        else:
-            self.refresh()
+            told = _alarm(error)
+        self.refresh()
+        self._status.value = told
 
     def refresh(self) -> None:
-        """Show the session as it is."""
+        """Show the session as it is: what takes time first, and the buttons last."""
         session = self.session
-        self._status.value = ""
+        self._show_media()
+        self._show_texts()
         self._bar.value = session.done
         where = min(session.position + 1, len(session.tasks))
         self._count.value = (
             f"{session.done} of {len(session.tasks)} rated; this is number {where}, "
             f"for {session.rater}"
         )
-        self._show_media()
-        self._show_texts()
         for (question, value), button in self.answers.items():
             button.button_style = _CHOSEN if session.said.get(question) == value else ""
             button.disabled = session.current is None

@@ -22,18 +22,26 @@ _SIDE = 320  # its longer side in pixels
 _SECONDS = 4.0  # how long it takes where a clip does not say
 
 
-def view(item: Any) -> widgets.Widget:
-    """One item to look at and, where it has any, to listen to.
+def view(item: Any, picture: bytes | None = None) -> widgets.VBox:
+    """One item to look at and, where it has any, to listen to; `picture` in place of its drawing.
 
     Raises:
         AnyMALError: it cannot be read.
     """
-    parts: list[widgets.Widget] = [widgets.Image(value=drawing(item), format="png")]
+    parts: list[widgets.Widget] = [widgets.Image(value=picture or drawing(item), format="png")]
     if isinstance(item, Audio):
         parts.append(widgets.Audio(value=wav(item), format="wav", autoplay=False, loop=False))
     if isinstance(item, Video):
-        parts.append(widgets.Image(value=moving(item), format="webp"))
+        parts.append(widgets.Image(value=moving(item), format="webp", layout=_clip()))
     return widgets.VBox(parts)
+
+
+def _clip() -> widgets.Layout:
+    # A box stretches its children to its own width, and a clip may be a few pixels wide.
+    side = f"{_SIDE}px"
+    return widgets.Layout(
+        width=side, max_height=side, object_fit="contain", align_self="flex-start", max_width="100%"
+    )
 
 
 def drawing(item: Any) -> bytes:
@@ -44,6 +52,11 @@ def drawing(item: Any) -> bytes:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, cut to what is on it."""
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
         return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Notebooks 01 to 07 through Papermill on few steps, and the runner that chains them."""
+"""Notebooks 01 to 07, and 09, through Papermill on few steps, and the runner that chains them."""
 
 import hashlib
 import json
@@ -11,8 +11,10 @@ import numpy as np
 import papermill
 import PIL.Image
 import pytest
+from few_steps import FEW, STEPS, few
 
 from anymal_lib import AnyMAL, Image, chain
+from anymal_lib.demo import stages as demo
 from anymal_lib.errors import AnyMALError
 from anymal_lib.evaluation import stages as evaluation
 from anymal_lib.instruct import stages
@@ -32,15 +34,6 @@ NOTEBOOKS = {
         "06_finetune_mmit",
     )
 }
-STEPS = 2
-FEW = {
-    "LIMIT": 24,
-    "STEPS": STEPS,
-    "ENCODER_STEPS": 2,
-    "COMPARE_BITS": False,
-}
-FEW_ASKED = 6  # rows of notebook 06, of which each is asked many questions
-FEW_EVALUATED = 12  # rows of notebook 07
 RECORD = {
     "profile",
     "seed",
@@ -76,10 +69,7 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     before = {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     for name, path in NOTEBOOKS.items():
-        given = {**FEW, "COMPARE_BANK": False, "OUTPUT_DIR": str(folder)}
-        if name == "06_finetune_mmit":
-            given |= {"LIMIT": FEW_ASKED, "PROJECTION_STEPS": 2, "ITEMS": 4}
-        chain.run_notebook(path, folder, given)
+        chain.run_notebook(path, folder, {**few(name), "OUTPUT_DIR": str(folder)})
     assert before == {name: digest(ROOT / path) for name, path in NOTEBOOKS.items()}
     return folder
 
@@ -183,7 +173,8 @@ def test_fine_tuning_metrics_follow_the_contract(output):
     fractions = [metrics["interleaved"]["agreement_accuracy"], *metrics["by_stage"].values()]
     assert all(0 <= value <= 1 for value in (*dropped, *fractions, *metrics["questions"].values()))
     assert metrics["filter"]["before"] >= metrics["filter"]["after"] >= 0
-    assert metrics["filter"]["before"] >= FEW_ASKED, "the written questions of LIMIT rows"
+    limit = few("06_finetune_mmit")["LIMIT"]
+    assert metrics["filter"]["before"] >= limit, "the written questions of LIMIT rows"
     assert all(value > 1 for value in metrics["text_perplexity"].values())
     assert len(record["data"]) == 4
 
@@ -212,7 +203,7 @@ def test_a_users_own_questions_take_the_place_of_the_profiles(output, tmp_path):
 
 
 def test_the_evaluation_keeps_everything_and_then_stops_a_model_that_reads_nothing(output):
-    given = {"LIMIT": FEW_EVALUATED, "OUTPUT_DIR": str(output)}
+    given = {**few("07_evaluate"), "OUTPUT_DIR": str(output)}
     with pytest.raises(chain.NotebookError, match=r"GroundingError: grounding of .*image.*ignores"):
         chain.run_notebook(Path("notebooks/07_evaluate.ipynb"), output, given)
     record = json.loads((output / "07_evaluate" / "metrics.json").read_text())
@@ -238,6 +229,40 @@ def test_the_evaluation_fine_tunes_what_has_not_been(output, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in saved.rglob("*") if file.is_file()}
     evaluation.tuned_model(run)
     assert before == {f: f.stat().st_mtime_ns for f in saved.rglob("*") if f.is_file()}, "once"
+
+
+def test_the_demo_answers_without_clicks_and_leaves_its_source_alone(output):
+    source = Path("notebooks/09_demo.ipynb")
+    before = digest(ROOT / source)
+    record = chain.run_notebook(
+        source, output, {**few("09_demo"), "OUTPUT_DIR": str(output)}
+    ).record
+    assert digest(ROOT / source) == before
+    metrics = record["metrics"]
+    assert set(record) >= RECORD and record["n"] == len(metrics["answers"]) == 9
+    assert set(metrics["meter"]) == {"audio", "image", "imu", "video"}
+    assert all(0 <= value <= 1 for found in metrics["answers"] for value in found["meter"])
+    assert [len(found["meter"]) for found in metrics["answers"]] == [1] * 8 + [2]
+    assert 0 < metrics["seconds_to_first_word"] <= metrics["seconds_to_answer"]
+    executed = nbformat.read(output / "09_demo.ipynb", as_version=4)
+    shown = [out.get("data", {}) for cell in executed.cells for out in cell.get("outputs", ())]
+    assert any(chain._WIDGET in data for data in shown), "the page"
+
+
+def test_the_demo_takes_another_model_or_the_aligned_one(output, tmp_path):
+    image = output / "02_align_image" / "adapter"
+    given = {"PROFILE": "mini", "OUTPUT_DIR": str(tmp_path), "LIMIT": 4}
+    run = start("09_demo", {**given, "ADAPTER": str(image)})
+    loaded = []
+    session = demo.open_session(run, on_progress=lambda *parts: loaded.append(parts))
+    assert session.modalities == ("image",) and loaded == [(0, 2), (1, 2), (2, 2)]
+    for name in FACTS:
+        shutil.copytree(output / name / "adapter", tmp_path / name / "adapter")
+    session = demo.open_session(start("09_demo", given))
+    assert set(session.modalities) == {"audio", "image", "imu", "video"}
+    assert not has_lora(session.model.llm)
+    with pytest.raises(AnyMALError, match="nowhere"):
+        demo.open_session(start("09_demo", {**given, "ADAPTER": "nowhere/at-all"}))
 
 
 @pytest.mark.parametrize(
@@ -370,6 +395,7 @@ def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
     assert chain.main(["--output", str(root / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == ["01_a", "02_b"]
+    assert lines.count(f"    {sys.executable}") == 2, "what notebooks say, below their names"
     report = (root / "out" / "report.md").read_text()
     for text in ("\n".join(lines), report):
         assert "1.3 GB" in text and "exact match 50.0 %, arm 75.0 %, recall@1 100.0 %" in text

@@ -100,6 +100,19 @@ def test_back_next_and_undo(page):
     assert page.session.position == 2 and not page.forward.disabled
 
 
+def test_nothing_can_be_clicked_before_the_next_item_is_in_view(page):
+    buttons = [*page.answers.values(), page.back, page.undo, page.forward]
+    media = page.children[1]
+    seen = []
+    media.observe(
+        lambda _: seen.append((texts(page), [button.disabled for button in buttons])), "children"
+    )
+    page.answers["preference", "left"].click()
+    ((shown, disabled),) = seen
+    assert all(disabled) and "0 of 3 rated" in shown
+    assert not page.undo.disabled and "1 of 3 rated" in texts(page)
+
+
 def test_the_end_says_so(page):
     for _ in range(3):
         page.answers["preference", "tie"].click()

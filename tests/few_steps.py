@@ -1,0 +1,39 @@
+"""Notebooks on few steps: what the parameters are then, and a copy with them written in."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+
+STEPS = 2
+FEW = {
+    "LIMIT": 24,
+    "STEPS": STEPS,
+    "ENCODER_STEPS": 2,
+    "COMPARE_BITS": False,
+}
+OF_ONE = {
+    "04_align_audio": {"COMPARE_BANK": False},
+    "06_finetune_mmit": {"LIMIT": 6, "PROJECTION_STEPS": 2, "ITEMS": 4},  # many questions a row
+    "07_evaluate": {"LIMIT": 12},
+    "09_demo": {"LIMIT": 12},
+    "11_performance": {"QUICK": True, "ACCURACY": False},
+}
+
+
+def few(stem):
+    """The parameters with which a notebook shows that it runs; it need not have all of them."""
+    return {**FEW, **OF_ONE.get(stem, {})}
+
+
+def write_copy(source, target, given):
+    """Write a notebook with other values in its parameters cell; names it has not are left out."""
+    notebook = nbformat.read(source, as_version=nbformat.NO_CONVERT)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    lines = []
+    for statement in ast.parse(cell.source).body:
+        name = statement.targets[0].id
+        value = given.get(name, ast.literal_eval(statement.value))
+        lines.append(f"{name} = {str(value) if isinstance(value, Path) else value!r}")
+    cell.source = "\n".join(lines)
+    nbformat.write(notebook, target)
