@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.errors import AnyMALError, DataError
 from anymal_lib.machine import free_memory
 from anymal_lib.manifest import Row
 from anymal_lib.modalities import open_row
+from anymal_lib.progress import track
 from anymal_lib.seeds import epoch_order
 
 log = logging.getLogger(__name__)
@@ -170,13 +170,12 @@ def build_bank(
     good: list[Row] = []
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
-    chunks = tqdm(
+    chunks = track(
         decoded(encoder, rows, batch),
-        total=-(-len(rows) // batch),
-        desc=title,
-        unit="batch",
-        disable=None,
-        leave=False,
+        f"encoding {title}",
+        total=len(rows),
+        unit="items",
+        count=len,
     )
     for chunk in chunks:
         read = [(row, out) for row, out in chunk if not isinstance(out, AnyMALError)]

@@ -31,7 +31,8 @@ from anymal_lib.errors import AnyMALError, ConfigError
 from anymal_lib.runs import PARAMETERS, ROOT, from_root, write_text
 
 _COLUMNS = ("notebook", "seconds", "peak memory", "results")
-_KEPT = ("metrics.json", "curve.jsonl", "*.png")  # what a reference keeps of a notebook's folder
+# What a reference keeps of a notebook's folder.
+_KEPT = ("metrics.json", "curve.jsonl", "curves.jsonl", "*.png")
 _HOME = re.compile(r"(?<![\w.])/(?:home|Users)/\w|(?<![\w.])/root\b|\b[A-Z]:\\+Users\b")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _TRACEBACK = "Traceback (most recent call last)"
@@ -78,6 +79,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
             f"reads {sum(found['grounded'] for found in report.values())} of {len(report)}"
         )
     parts += [f"{name} {value:.2f}" for name, value in metrics.get("ratios", {}).items()]
+    if findings := metrics.get("findings"):
+        parts.append(f"shows {sum(map(bool, findings.values()))} of the paper's {len(findings)}")
     return ", ".join(parts)
 
 
@@ -87,9 +90,9 @@ def chain_notebooks() -> list[Path]:
 
 
 def reference_notebooks() -> list[Path]:
-    """The chain, the benchmark, and then the overview, which tells what is ready."""
-    after = (ROOT.glob("notebooks/11_*.ipynb"), ROOT.glob("notebooks/00_*.ipynb"))
-    return [*chain_notebooks(), *(path.relative_to(ROOT) for found in after for path in found)]
+    """The chain, ablations, the benchmark, and then the overview, which tells what is ready."""
+    after = [path for n in ("08", "11", "00") for path in ROOT.glob(f"notebooks/{n}_*.ipynb")]
+    return [*chain_notebooks(), *(path.relative_to(ROOT) for path in after)]
 
 
 def numbered(number: str) -> list[Path]:
@@ -128,8 +131,8 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
                 # Names of other notebooks are left out; unknown ones go on, to be refused there.
                 {k: v for k, v in parameters.items() if k in declared or k not in PARAMETERS},
                 kernel_name="python3",
-                progress_bar=sys.stderr.isatty(),
-                log_output=False,
+                progress_bar=False,  # the notebook says more of where it is
+                stdout_file=_Below(),
                 extra_arguments=["--log-level=ERROR"],  # ipykernel warns of TCP at each start
             )
     except PapermillExecutionError as error:
@@ -143,6 +146,16 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
         time.perf_counter() - started,
         json.loads(record.read_text()) if record.is_file() else {},
     )
+
+
+class _Below:
+    """A file that shows what a notebook says, below its name."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.writelines(f"    {line}\n" for line in text.splitlines() if line.strip())
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def _stopped(notebook: Path, reason: str, executed: str) -> NotebookError:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from anymal_lib.errors import AssetError
+from anymal_lib.progress import Progress
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
@@ -40,7 +41,6 @@ def download(url: str, part: Path) -> None:
 
 def _attempt(url: str, part: Path) -> None:
     import httpx
-    from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     # A Range counts bytes on the wire, so they must not be compressed on the way.
@@ -53,11 +53,12 @@ def _attempt(url: str, part: Path) -> None:
         answer.raise_for_status()
         if answer.status_code != 206:
             have = 0
-        total = have + int(answer.headers.get("Content-Length", 0)) or None
+        total = (have + int(answer.headers.get("Content-Length", 0))) / 1e6 or None
         with (
             part.open("ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
+            Progress(Path(answer.url.path).name, total, "MB", done=have / 1e6) as progress,
         ):
             for chunk in answer.iter_raw():
                 file.write(chunk)
-                bar.update(len(chunk))
+                have += len(chunk)
+                progress(have / 1e6)

@@ -23,6 +23,7 @@ from anymal_lib.encoders import Encoder
 from anymal_lib.machine import default_device
 from anymal_lib.manifest import Manifest
 from anymal_lib.modalities import MODALITIES
+from anymal_lib.progress import Progress
 from anymal_lib.specs import Profile, to_plain
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,14 @@ def ready_encoder(
     log.info("Aligning the %s encoder to text on '%s' ...", modality, manifest.card.name)
     bank = (train_bank or _bank(profile, manifest))(encoder)
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        losses = align_encoder(encoder, bank, spec.align, seed, on_step)
+    progress = Progress(f"{modality} encoder", spec.align.steps, "steps")
+
+    def told(step: int, loss: float) -> None:
+        progress(step, note=f"loss {loss:.3f}")
+        on_step(step, loss)
+
+    with progress, torch.random.fork_rng(devices=[]):
+        losses = align_encoder(encoder, bank, spec.align, seed, told)
     seconds = time.perf_counter() - started
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")

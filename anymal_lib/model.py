@@ -5,7 +5,7 @@ Shape letters: b batch, q modality tokens, w width of the LLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from anymal_lib.errors import InputError
 from anymal_lib.llm import FrozenLLM, join_masks, load_llm
 from anymal_lib.modalities import modality_of
 from anymal_lib.packing import pack, saves
+from anymal_lib.progress import track
 from anymal_lib.prompt import (
     Dialogue,
     Prompt,
@@ -44,6 +45,7 @@ class AnyMAL:
         self.profile = profile
         self.encoders: dict[str, Encoder] = {}
         self.adapters = nn.ModuleDict()
+        self.record: Mapping[str, Any] | None = None  # the metrics of saved adapters
 
     @classmethod
     def from_profile(cls, name: str | Profile, *, bits: int | None = None, seed: int = 0) -> AnyMAL:
@@ -70,7 +72,7 @@ class AnyMAL:
         return load(place, bits=bits)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write adapters (safetensors) with the base model's identity and checksum."""
+        """Write adapters (safetensors), the base model's identity and a model card."""
         from anymal_lib.saving import save
 
         return save(self, Path(folder))
@@ -140,8 +142,7 @@ class AnyMAL:
         """
         order = sorted(range(len(prompts)), key=lambda k: (prompts[k].pieces, prompts[k].learned))
         found: dict[int, Tensor] = {}
-        for first in range(0, len(order), self.profile.eval_batch):
-            chunk = order[first : first + self.profile.eval_batch]
+        for chunk in self._batches(order, "reading"):
             batch = [prompts[k] for k in chunk]
             per_token = self.log_likelihoods(batch, [span for k in chunk for span in spans[k]])
             found.update(zip(chunk, per_token.split([p.learned for p in batch]), strict=True))
@@ -232,8 +233,7 @@ class AnyMAL:
         # Prompts of one length and beginning side by side: nothing is padded, and it is read once.
         order = sorted(range(len(prompts)), key=lambda k: (length[k], prompts[k].pieces[0]))
         answers: dict[int, str] = {}
-        for first in range(0, len(order), self.profile.eval_batch):
-            chunk = order[first : first + self.profile.eval_batch]
+        for chunk in self._batches(order, "answering"):
             ids = self._greedy(
                 [prompts[k] for k in chunk],
                 [span for k in chunk for span in spans[k]],
@@ -242,6 +242,11 @@ class AnyMAL:
             texts = (self.llm.text(row).strip() for row in ids.tolist())
             answers.update(zip(chunk, texts, strict=True))
         return [answers[k] for k in range(len(prompts))]
+
+    def _batches(self, order: list[int], what: str) -> Iterator[list[int]]:
+        size = self.profile.eval_batch
+        chunks = (order[first : first + size] for first in range(0, len(order), size))
+        return track(chunks, what, total=len(order), unit="prompts", count=len)
 
     def _greedy(
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor], max_new_tokens: int

@@ -86,7 +86,7 @@ def loss_curve(curves: Mapping[str, Sequence[StepReport]], title: str) -> Figure
         losses = np.array([point.loss for point in curve])
         steps = [point.step for point in curve]
         axis.plot(steps, losses, color=f"C{k}", alpha=0.25, lw=1)
-        axis.plot(steps, _running_mean(losses), color=f"C{k}", lw=1.8, label=name)
+        axis.plot(steps, running_mean(losses), color=f"C{k}", lw=1.8, label=name)
     axis.set(xlabel="step", ylabel="loss (nats)", title=title, yscale="log")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)
@@ -131,7 +131,8 @@ def confusion(
     return figure
 
 
-def _running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+def running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+    """The mean of each value and those before it, at most `window` in all: (n,)."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
@@ -176,24 +177,6 @@ class LiveCurve:
             self._handle.update(figure)
         plt.close(figure)
         self._drawn = time.monotonic()
-
-
-class Progress:
-    """How far something is that takes minutes, in one line that changes."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self._handle: DisplayHandle | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say that so many of so many are done."""
-        from IPython.display import display
-
-        line = {"text/plain": f"{self.what}: {done} of {total}"}
-        if self._handle is None:
-            self._handle = display(line, raw=True, display_id=True)
-        else:
-            self._handle.update(line, raw=True)
 
 
 def system(profile: Profile) -> Figure:

@@ -24,7 +24,9 @@ from typing import Any
 
 from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
+from anymal_lib.model_card import CONFIG, weights_checksum, write_card
 from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
+from anymal_lib.tracking import Tracker, tracker_kind
 
 ROOT = Path(__file__).resolve().parents[1]  # paths are resolved from the repository's root
 
@@ -77,6 +79,11 @@ def _fold(value: Any) -> int | str:
     return number
 
 
+def _several(value: Any) -> tuple[int, ...]:
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(sorted({_positive(part) for part in parts}))
+
+
 def _flag(value: Any) -> bool:
     text = str(value).lower()
     if text not in ("true", "false"):
@@ -111,14 +118,21 @@ PARAMETERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ROUNDS": (_positive, "measured rounds, a whole number above 0"),
     "QUICK": (_flag, "True or False"),
     "ACCURACY": (_flag, "True or False"),
+    "TRACK": (tracker_kind, "tensorboard or wandb"),
+    "SEEDS": (_positive, "how many seeds, a whole number above 0"),
+    "LLM_LAYERS": (_several, "whole numbers above 0, for example '10,30'"),
+    "CURVE": (str, "the path of a curve.jsonl"),
 }
+# Where a name takes several values.
+SEVERAL: dict[str, tuple[str, ...]] = {"08_ablations": ("BATCH", "LAYERS", "TOKENS")}
 
 
 @dataclass
 class Run:
     """A notebook's configuration and where its results go.
 
-    `asked` holds the parameters that were set (the others follow the profile).
+    `asked` holds the parameters that were set (the others follow the profile); `trackers` are
+    those of its trainings so far, where TRACK names one.
     """
 
     notebook: str
@@ -127,6 +141,7 @@ class Run:
     output: Path
     manifest: Path | None
     asked: dict[str, Any]
+    trackers: list[Tracker] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def for_modality(self, modality: str) -> Profile:
@@ -167,11 +182,18 @@ class Run:
             "metrics": plain(metrics),
         }
         path = self.output / "metrics.json"
+        adapter = self.output / "adapter"
+        if (adapter / CONFIG).is_file():  # its model card quotes the metrics of these weights
+            record["adapter"] = weights_checksum(adapter)
         write_text(path, json.dumps(record, indent=1) + "\n")
+        if "adapter" in record:
+            write_card(adapter)
+        while self.trackers:
+            self.trackers.pop().finish(record["metrics"])
         return path
 
 
-_PLACES = ("OUTPUT_DIR", "MANIFEST", "ADAPTER")
+_PLACES = ("OUTPUT_DIR", "MANIFEST", "ADAPTER", "CURVE")
 
 
 def start(notebook: str, variables: Mapping[str, Any]) -> Run:
@@ -190,7 +212,7 @@ def start(notebook: str, variables: Mapping[str, Any]) -> Run:
             do=f"Did you mean {close[0]}?" if close else "Remove it.",
         )
     asked = {
-        name: _cast(name, variables[name])
+        name: _cast(name, variables[name], several=name in SEVERAL.get(notebook, ()))
         for name in sorted(known)
         if variables[name] is not None and str(variables[name]).lower() not in ("none", "null")
     }
@@ -240,8 +262,10 @@ def _assigned_names(source: str) -> set[str]:
     return {t.id for node in assignments for t in node.targets if isinstance(t, ast.Name)}
 
 
-def _cast(name: str, value: Any) -> Any:
+def _cast(name: str, value: Any, *, several: bool) -> Any:
     cast, expected = PARAMETERS[name]
+    if several:
+        cast, expected = _several, "whole numbers above 0, for example '4,16'"
     try:
         return cast(value)
     except (TypeError, ValueError, OverflowError) as error:

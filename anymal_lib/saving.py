@@ -2,7 +2,7 @@
 
 A folder holds `anymal.json` and, for each modality, `<modality>.adapter.safetensors` and (where the
 kit trained it) `<modality>.encoder.safetensors`; LoRA weights of the LLM are in `lora/`, in peft's
-format. The LLM and pretrained encoders are not copied.
+format. README.md is the model card. The LLM and pretrained encoders are not copied.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from anymal_lib.llm import Identity, load_llm
 from anymal_lib.lora import has_lora, load_lora, save_lora
 from anymal_lib.modalities import MODALITIES
 from anymal_lib.model import AnyMAL
+from anymal_lib.model_card import CONFIG, record_of, write_card
 from anymal_lib.specs import Profile, from_plain, to_plain
 
-CONFIG = "anymal.json"
 LORA = "lora"
 FORMAT = 1
 
 
-def save(model: AnyMAL, folder: Path) -> Path:
-    """Write the model's trained parts into `folder`; each file appears whole or not at all."""
+def save(model: AnyMAL, folder: Path, *, place: str | None = None) -> Path:
+    """Write the model's trained parts into `folder`; each file appears whole or not at all.
+
+    `place` is where the model card says that they will be found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for modality, adapter in model.adapters.items():
         _write_tensors(folder / f"{modality}.adapter.safetensors", adapter.state_dict())
@@ -50,6 +53,7 @@ def save(model: AnyMAL, folder: Path) -> Path:
     }
     text = json.dumps(config, indent=1, sort_keys=True) + "\n"
     _write(folder / CONFIG, lambda path: path.write_text(text))
+    write_card(folder, record=model.record, place=place)
     return folder
 
 
@@ -79,6 +83,7 @@ def load(
     for done, modality in enumerate(config["modalities"], start=1):
         on_progress(done, total)
         _attach(model, folder, modality)
+    model.record = record_of(folder)
     on_progress(total, total)
     return model
 
@@ -115,7 +120,8 @@ def push(model: AnyMAL, repo_id: str, *, private: bool) -> str:
     api = HfApi()
     address = api.create_repo(repo_id, private=private, exist_ok=True)
     with TemporaryDirectory() as folder:
-        api.upload_folder(repo_id=repo_id, folder_path=str(save(model, Path(folder))))
+        saved = save(model, Path(folder) / "model", place=repo_id)
+        api.upload_folder(repo_id=repo_id, folder_path=str(saved))
     return str(address)
 
 

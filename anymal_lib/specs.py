@@ -48,7 +48,7 @@ class LoraSpec:
     alpha: int  # Table 12: 16
 
 
-ALWAYS = (0.0, 1.0)  # from the first step of a run to its last
+ALWAYS = (0.0, 0.0)  # from the first step of a run, as often as a part's weight says
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class FinetuneSpec:
     lora: LoraSpec
     questions: dict[str, str]  # modality -> manifest that holds its questions, or its facts
     weights: dict[str, float]  # part of the mixture -> how often it is drawn, relatively (ours)
-    # Part -> share of the run from which and until which it is drawn; others always (ours).
+    # Part -> share of the run from which it is drawn, and from which as often as its weight says:
+    # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer

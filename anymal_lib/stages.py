@@ -27,6 +27,7 @@ from anymal_lib.runs import Run
 from anymal_lib.saving import save
 from anymal_lib.sources import profile_manifest
 from anymal_lib.specs import Profile
+from anymal_lib.tracking import tracked
 from anymal_lib.train import StepReport, final_loss, train_adapter
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,9 @@ def align(
     place = run.output / folder
     started = time.perf_counter()
     spec = model.spec(modality).align
+    told = tracked(run, folder, model.spec(modality), on_step)
     curve = train_adapter(
-        model, modality, sensed.train, spec, seed=run.seed, folder=place, on_step=on_step
+        model, modality, sensed.train, spec, seed=run.seed, folder=place, on_step=told
     )
     shutil.rmtree(place / "adapter", ignore_errors=True)
     save(model, place / "adapter")

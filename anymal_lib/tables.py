@@ -164,17 +164,17 @@ def steps_overview(profile: Profile, output: Path, slower: float) -> pd.DataFram
     return pd.DataFrame(table).T
 
 
-NOTEBOOKS = {
+NOTEBOOKS = {  # pandas cuts what is longer than 50 characters
     "01_prepare_data": "fetch and verify the data, look at it",
     "02_align_image": "teach the LLM to see: captions of pictures",
-    "03_align_imu": "teach the LLM to feel motion: captions of sensor signals",
+    "03_align_imu": "teach the LLM to feel: captions of motions",
     "04_align_audio": "teach the LLM to hear: captions of sounds",
     "05_align_video": "teach the LLM to watch: captions of clips",
-    "06_finetune_mmit": "answer questions about all of them, with and without LoRA",
-    "07_evaluate": "scores beside the paper's, grounding, retrieval, ratings by people",
-    "08_ablations": "what layers, tokens, batch and size of the LLM do to the loss (Figure 4)",
-    "09_demo": "ask about pictures, sounds, motions and clips of your own",
-    "11_performance": "measure what a training step costs, beside other recipes",
+    "06_finetune_mmit": "questions about all four, with and without LoRA",
+    "07_evaluate": "scores beside the paper's, grounding, retrieval",
+    "08_ablations": "Figure 4: layers, tokens, batch, size of the LLM",
+    "09_demo": "ask about files of your own",
+    "11_performance": "what a training step costs, beside others",
 }
 
 

@@ -34,6 +34,7 @@ from anymal_lib.contrastive import warm_cosine
 from anymal_lib.errors import DataError
 from anymal_lib.machine import keep_freed_memory
 from anymal_lib.model import AnyMAL
+from anymal_lib.progress import Progress
 from anymal_lib.prompt import render
 from anymal_lib.seeds import generator_for
 from anymal_lib.specs import TrainSpec
@@ -139,7 +140,8 @@ def run_steps(
     remaining = Subset(samples, range(len(curve) * spec.batch, spec.steps * spec.batch))
     loader = DataLoader(remaining, batch_size=spec.batch, collate_fn=list)
     started = time.perf_counter() - (curve[-1].seconds if curve else 0.0)
-    with trainer.compiled(), (folder / "curve.jsonl").open("a") as file:
+    progress = Progress(trainer.name, spec.steps, "steps", done=len(curve))
+    with trainer.compiled(), progress, (folder / "curve.jsonl").open("a") as file:
         for batch in trainer.accelerator.prepare(loader):
             lr, step = trainer.learning_rate, len(curve) + 1
             loss = trainer.step(batch)
@@ -148,6 +150,7 @@ def run_steps(
             curve.append(report)
             file.write(json.dumps(asdict(report)) + "\n")
             file.flush()
+            progress(step, note=f"loss {loss:.3f}")
             on_step(report)
             if step % spec.checkpoint_every == 0 and step < spec.steps:
                 checkpoints.save(trainer.accelerator, step)

@@ -350,6 +350,7 @@ def test_a_saved_model_says_the_same_in_a_new_process(saved, card_of):
 def test_a_saved_model_holds_what_was_trained_and_nothing_of_the_llm(saved):
     model, folder = saved
     assert {path.name for path in folder.iterdir()} == {
+        "README.md",
         "anymal.json",
         *(f"{name}.adapter.safetensors" for name in model.adapters),
         *(f"{name}.encoder.safetensors" for name in model.adapters),

@@ -76,11 +76,24 @@ def test_every_spelling_of_nothing(begin, nothing):
         ("FOLD", "3", 3),
         ("FOLD", 5.0, 5),
         ("FOLD", "all", "all"),
+        ("TRACK", "tensorboard", "tensorboard"),
     ],
 )
 def test_values_are_cast(begin, name, value, read):
     asked = begin(**{name: value}).asked
     assert asked[name] == read and type(asked[name]) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("6,1, 2", (1, 2, 6)), (4, (4,)), ([8, 2], (2, 8)), ("3,3", (3,))],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["LAYERS", "TOKENS", "BATCH", "LLM_LAYERS"])
+def test_the_ablations_read_several_values(begin, name, value, read):
+    assert begin("08_ablations", **{name: value}).asked[name] == read
+    if name != "LLM_LAYERS" and len(read) > 1:
+        refused(begin, name, repr(value), notebook="03_align_imu", **{name: value})
 
 
 @pytest.mark.parametrize(("value", "read"), [("7", 7), (3.0, 3), (0, 0), (2**40, 2**40)])
@@ -96,11 +109,13 @@ WRONG = {
     "LEARNING_RATE": [0, 1, -1e-3, "fast", float("nan"), [1e-3], float("inf")],
     "BITS": [2, 12, "fp16", 4.5, 16.7, -4, [4], float("inf")],
     "FOLD": [0, 6, "one", 2.7, [1], float("inf")],
+    "TRACK": ["mlflow", "TensorBoard", 1, True, ["wandb"]],
 }
+WRONG["LLM_LAYERS"] = [0, "", "1,,2", "4,-1", "1.5", "many", [3, 0], float("nan")]
 WRONG["QUICK"] = WRONG["ACCURACY"] = WRONG["COMPARE_BANK"] = WRONG["COMPARE_BITS"]
 for name in (
     "STEPS", "ENCODER_STEPS", "BATCH", "TOKENS", "LAYERS", "LIMIT", "ROUNDS", "FRAMES",
-    "PROJECTION_STEPS", "RANK", "ITEMS",
+    "PROJECTION_STEPS", "RANK", "ITEMS", "SEEDS",
 ):  # fmt: skip
     WRONG[name] = [0, -3, 2.5, "many", "2.5", [5], float("nan"), float("inf")]
 
@@ -114,7 +129,7 @@ def test_wrong_values_are_refused_with_the_parameter(begin, name, value):
 
 
 def test_every_parameter_has_wrong_values_above():
-    texts = {"OUTPUT_DIR", "MANIFEST", "WRITER_URL", "WRITER_MODEL"}
+    texts = {"OUTPUT_DIR", "MANIFEST", "WRITER_URL", "WRITER_MODEL", "CURVE"}
     assert set(PARAMETERS) - set(WRONG) == texts, "any text is a path, or a name"
 
 

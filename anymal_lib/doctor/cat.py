@@ -15,6 +15,7 @@ from anymal_lib.doctor.parse import Parse, parse_captions
 from anymal_lib.doctor.pictures import require_images
 from anymal_lib.doctor.spot import SpottedText, spot_text
 from anymal_lib.errors import ConfigError, InputError
+from anymal_lib.progress import track
 from anymal_lib.rows import Row
 
 REASONS = ("complexity", "action", "text", "unreadable")
@@ -113,7 +114,8 @@ def cat_filter(rows: Sequence[Row], options: CatOptions | None = None) -> CatRep
     parses = parse_captions(caption for _, caption in pairs)
     seen: dict[str, list[SpottedText] | InputError] = {}
     verdicts = []
-    for (row, caption), parse in zip(pairs, parses, strict=True):
+    judged = zip(pairs, parses, strict=True)
+    for (row, caption), parse in track(judged, "filter", total=len(pairs), unit="captions"):
         reason, detail = None, ""
         if parse.relations < options.min_relations:
             reason = "complexity"

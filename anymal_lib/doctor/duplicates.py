@@ -19,6 +19,7 @@ from anymal_lib.doctor.pictures import require_images
 from anymal_lib.errors import DataError, InputError
 from anymal_lib.inputs import Image
 from anymal_lib.modalities import open_row
+from anymal_lib.progress import track
 from anymal_lib.rows import SPLITS, Row
 
 _BLOCK_CELLS = 2**23  # distances held at once: 32 MB
@@ -174,7 +175,8 @@ def _loaded(
     loaded: list[Any] = []
     bad: dict[str, str] = {}
     items = {(row.split, str(row.path), row.start, row.end): row for row in reversed(rows)}
-    for row in sorted(reversed(items.values()), key=lambda row: SPLITS.index(row.split)):
+    ordered = sorted(reversed(items.values()), key=lambda row: SPLITS.index(row.split))
+    for row in track(ordered, "looking for doubles", total=len(ordered), unit="items"):
         try:
             loaded.append(load(row))
         except InputError as error:

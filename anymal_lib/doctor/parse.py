@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from anymal_lib.assets import WheelAsset, fetch
+from anymal_lib.progress import track
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -61,12 +62,13 @@ def parse_captions(captions: Iterable[str]) -> list[Parse]:
     """
     captions = list(captions)
     distinct = list(dict.fromkeys(captions))  # composed captions repeat a lot
+    docs = track(_docs(distinct), "parsing", total=len(distinct), unit="captions")
     parses = {
         caption: Parse(
             relations=max((_relations(token) for token in doc if _is_object(token)), default=0),
             actions=tuple(token.lemma_.lower() for token in doc if _is_action(token)),
         )
-        for caption, doc in zip(distinct, _docs(distinct), strict=True)
+        for caption, doc in zip(distinct, docs, strict=True)
     }
     return [parses[caption] for caption in captions]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,6 +11,7 @@ from anymal_lib.bank import Bank
 from anymal_lib.grounding.report import Grounding, ground
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
+from anymal_lib.progress import track
 from anymal_lib.runs import Run
 from anymal_lib.seeds import generator_for
 
@@ -20,20 +20,13 @@ HeldOut = dict[str, tuple[Manifest, Bank]]  # by modality
 ITEMS = 300  # of each modality: an interval of at most 0.06 on either side of a share
 
 
-def ground_all(
-    model: AnyMAL,
-    items: HeldOut,
-    *,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Grounding]:
+def ground_all(model: AnyMAL, items: HeldOut, *, seed: int = 0) -> dict[str, Grounding]:
     """The report of every modality of which there are held-out items; raises as `ground`."""
-    reports = {}
-    for k, (modality, (manifest, bank)) in enumerate(items.items()):
-        on_progress(k, len(items))
-        reports[modality] = ground(model, modality, bank, manifest.fact_values, seed=seed)
-    on_progress(len(items), len(items))
-    return reports
+    each = track(items.items(), "grounding", total=len(items), unit="modalities")
+    return {
+        modality: ground(model, modality, bank, manifest.fact_values, seed=seed)
+        for modality, (manifest, bank) in each
+    }
 
 
 def held_out_items(run: Run, model: AnyMAL, items: int = ITEMS) -> HeldOut:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from anymal_lib.harness.settings import Generation
 from anymal_lib.harness.visuals import item_of, parts_of
 from anymal_lib.model import AnyMAL
+from anymal_lib.progress import track
 from anymal_lib.prompt import Prompt, render, splice
 
 
@@ -42,7 +42,8 @@ def generate(
 ) -> list[str]:
     """Greedy answers, in the order of the requests; an answer does not depend on the batch."""
     answers: dict[int, str] = {}
-    for places in tqdm(list(batches(generations, batch)), desc="answers", disable=None):
+    turns, total = batches(generations, batch), len(requests)
+    for places in track(turns, "answers", total=total, unit="requests", count=len):
         generation = generations[places[0]]
         prompts, tokens = rendered(model, [requests[k] for k in places])
         texts = model.respond(prompts, tokens, max_new_tokens=generation.max_new_tokens)
@@ -61,7 +62,8 @@ def losses(
     """
     found: list[tuple[float, bool]] = []
     everything = [None] * len(requests)
-    for places in tqdm(list(batches(everything, batch)), desc="likelihoods", disable=None):
+    turns, total = batches(everything, batch), len(requests)
+    for places in track(turns, "likelihoods", total=total, unit="requests", count=len):
         prompts, tokens = rendered(model, [requests[k] for k in places])
         said = [model.llm.tokenize(continuations[k].lstrip()) for k in places]
         prompts = [replace(p, response=ids) for p, ids in zip(prompts, said, strict=True)]

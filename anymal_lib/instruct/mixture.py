@@ -32,8 +32,8 @@ class Mixture(Dataset[Drawn]):
 
     A part is drawn by its weight, a question as often as the part asks it, and then
     `spec.same_question` examples that ask it, their answers in turn. Parts without a weight are
-    left out, and those with a time of their own wait for it. Raises `ConfigError` where no part
-    is drawn all the time.
+    left out; those with a time of their own wait for it and then grow to their weight. Raises
+    `ConfigError` where no part is drawn from the beginning.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Mixture(Dataset[Drawn]):
         if not any(spec.times.get(name, ALWAYS) == ALWAYS for name in self.parts):
             raise ConfigError(
                 "fine-tuning mixture",
-                expected=f"examples of one of {sorted(spec.weights)} that is drawn all the time",
+                expected=f"examples of one of {sorted(spec.weights)} that is there from the start",
                 got=f"examples of {sorted(parts)}" if parts else "none",
                 do="Give one of these parts a weight in the profile's finetune.weights.",
             )
@@ -82,14 +82,19 @@ class Mixture(Dataset[Drawn]):
         return Drawn(example, position // self.train.batch)
 
     def _part(self, time: float, draw: torch.Generator) -> str:
-        """A part by its weight, of those drawn when this share of the run is over."""
-        now = [
-            name
-            for name in self.parts
-            if (times := self.spec.times.get(name, ALWAYS))[0] <= time < times[1]
-        ]
-        weights = torch.tensor([float(self.spec.weights[name]) for name in now])
-        return now[int(torch.multinomial(weights, 1, generator=draw))]
+        """A part by the weight that it has when this share of the run is over."""
+        names = list(self.parts)
+        weights = torch.tensor(
+            [self.spec.weights[name] * self._grown(name, time) for name in names]
+        )
+        return names[int(torch.multinomial(weights, 1, generator=draw))]
+
+    def _grown(self, name: str, time: float) -> float:
+        """Which share of its weight a part has, 0 to 1."""
+        begin, full = self.spec.times.get(name, ALWAYS)
+        if time >= full:
+            return 1.0
+        return (time - begin) / (full - begin) if time > begin else 0.0
 
 
 def _beginning(example: Example) -> str:

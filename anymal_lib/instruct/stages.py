@@ -37,11 +37,13 @@ from anymal_lib.llm import load_llm
 from anymal_lib.lora import merged_lora
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
+from anymal_lib.progress import Progress
 from anymal_lib.rows import Row
 from anymal_lib.runs import Run
 from anymal_lib.saving import CONFIG, attach, save
 from anymal_lib.seeds import generator_for
 from anymal_lib.sources import profile_manifest
+from anymal_lib.tracking import tracked
 from anymal_lib.train import StepReport, final_loss
 
 log = logging.getLogger(__name__)
@@ -228,7 +230,7 @@ def tune(
         lora=lora,
         seed=run.seed,
         folder=place,
-        on_step=on_step,
+        on_step=tracked(run, "." if lora else "projection", recipe, on_step),
     )
     shutil.rmtree(place / "adapter", ignore_errors=True)
     save(model, place / "adapter")
@@ -306,9 +308,7 @@ def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
     return [examples[k] for k in order[:_SAMPLE].tolist()]
 
 
-def ask_writer(
-    run: Run, model: AnyMAL, data: InstructionSet, on_progress: Callable[[int, int], None]
-) -> dict[str, Yield]:
+def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield]:
     """Synthetic pairs about some training items of each modality, by modality.
 
     The writer is the run's own LLM without LoRA, or what WRITER_URL and WRITER_MODEL name. What it
@@ -330,7 +330,7 @@ def ask_writer(
             seed=run.seed,
             file=run.output / f"synthetic-{modality}.jsonl",
             fact_values=data.manifests[modality].fact_values,
-            on_progress=on_progress,
+            on_progress=Progress(f"{modality} items asked"),
         )
     return found
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
-from anymal_lib.retrieval.corpus import Entry
 from anymal_lib.retrieval.naming import NamingReport
 
 
@@ -33,8 +32,3 @@ def naming_scores(reports: Mapping[str, NamingReport]) -> pd.DataFrame:
 def _interval(report: NamingReport, condition: str) -> str:
     score = report.asked[condition].score
     return f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"
-
-
-def corpus_lines(entries: Sequence[Entry], count: int = 5) -> pd.DataFrame:
-    """The first entries of a corpus."""
-    return pd.DataFrame([(e.title, e.text) for e in entries[:count]], columns=["title", "text"])

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anymal_lib.progress import track
 from anymal_lib.sources.easy_vqa import VALUES
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def build(member: Path | None, folder: Path, fold: int) -> list[dict[str, Any]]:
         write_clip(folder / "clips" / f"{name}.mp4", draw_clip(facts, random.Random(name)))
 
     with ThreadPoolExecutor() as pool:  # the encoder releases the lock
-        list(pool.map(write, chosen))
+        list(track(pool.map(write, chosen), "clips", total=len(chosen), unit="files"))
     return [
         {
             "id": name,

