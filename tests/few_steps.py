@@ -1,4 +1,4 @@
-"""Notebooks on few steps: what the parameters are then, and a copy with them written in."""
+"""Notebooks for tests: of one cell, or the kit's own on few steps."""
 
 import ast
 from pathlib import Path
@@ -24,6 +24,20 @@ OF_ONE = {
 def few(stem):
     """The parameters with which a notebook shows that it runs; it need not have all of them."""
     return {**FEW, **OF_ONE.get(stem, {})}
+
+
+def write_notebook(target, source):
+    """Write a notebook of one cell."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata = {
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, target)
 
 
 def write_copy(source, target, given):

@@ -1,7 +1,7 @@
 """The rating page of notebook 07, clicked through in a browser."""
 
-import nbformat
 import pytest
+from few_steps import write_notebook
 from lab_page import errors
 
 from anymal_lib.manifest import load_manifest
@@ -11,11 +11,12 @@ pytestmark = pytest.mark.browser
 MODALITIES = ("audio", "image", "imu", "video")
 OPENS = """
 from anymal_lib import rating
-from anymal_lib.evaluation import stages
+from anymal_lib.instruct.examples import Item
 from anymal_lib.manifest import load_manifest
 
 rows = [load_manifest(card).split("test")[0] for card in {cards!r}]
-rating.RatingPage(rating.Session({folder!r}, "Ana"), stages.by_item(rows))
+by_item = {{Item(row.modality, row.id): row for row in rows}}
+rating.RatingPage(rating.Session({folder!r}, "Ana"), by_item)
 """
 
 
@@ -32,19 +33,11 @@ def opened(lab, project, card_of):
     def open_page(folder):
         cards = [str(card_of[modality]) for modality in MODALITIES]
         source = OPENS.format(cards=cards, folder=str(folder))
-        cell = nbformat.v4.new_code_cell(source.strip())
-        notebook = nbformat.v4.new_notebook(cells=[cell], metadata=KERNEL)
-        nbformat.write(notebook, project / "rating.ipynb")
+        write_notebook(project / "rating.ipynb", source.strip())
         lab.open("rating.ipynb")
         assert errors(lab.run_all()) == []
 
     return open_page
-
-
-KERNEL = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
 
 
 def test_clicks_are_rated_saved_and_taken_back(opened, page, rows, tmp_path, screenshot):
