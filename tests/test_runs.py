@@ -114,7 +114,7 @@ def test_wrong_values_are_refused_with_the_parameter(begin, name, value):
 
 
 def test_every_parameter_has_wrong_values_above():
-    texts = {"OUTPUT_DIR", "MANIFEST", "WRITER_URL", "WRITER_MODEL"}
+    texts = {"OUTPUT_DIR", "MANIFEST", "ADAPTER", "WRITER_URL", "WRITER_MODEL"}
     assert set(PARAMETERS) - set(WRONG) == texts, "any text is a path, or a name"
 
 
