@@ -129,7 +129,7 @@ def test_wrong_values_are_refused_with_the_parameter(begin, name, value):
 
 
 def test_every_parameter_has_wrong_values_above():
-    texts = {"OUTPUT_DIR", "MANIFEST", "WRITER_URL", "WRITER_MODEL", "CURVE"}
+    texts = {"OUTPUT_DIR", "MANIFEST", "ADAPTER", "WRITER_URL", "WRITER_MODEL", "CURVE"}
     assert set(PARAMETERS) - set(WRONG) == texts, "any text is a path, or a name"
 
 
