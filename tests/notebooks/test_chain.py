@@ -108,8 +108,7 @@ def test_the_ablations_run_alone_and_follow_the_contract(tmp_path, capsys):
     own = tmp_path / "02_align_image" / "curve.jsonl"
     own.parent.mkdir()
     own.write_text('{"step": 1, "loss": 3.0, "lr": 0.001, "samples": 16, "seconds": 0.5}\n')
-    asked = {"LIMIT": 24, "STEPS": 2, "SEEDS": 2, "LAYERS": 1, "TOKENS": 16, "BATCH": 16}
-    asked |= {"LLM_LAYERS": 3, "CURVE": str(own)}
+    asked = {**few("08_ablations"), "CURVE": str(own)}
     given = [text for name, value in asked.items() for text in ("-p", name, str(value))]
     assert chain.main(["--only", "08", "--output", str(tmp_path), *given]) == 0
     folder = tmp_path / "08_ablations"
