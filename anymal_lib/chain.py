@@ -90,8 +90,8 @@ def chain_notebooks() -> list[Path]:
 
 
 def reference_notebooks() -> list[Path]:
-    """The chain, ablations, the benchmark, and then the overview, which tells what is ready."""
-    after = [path for n in ("08", "11", "00") for path in ROOT.glob(f"notebooks/{n}_*.ipynb")]
+    """The chain, ablations, demo, benchmark, and then the overview, which tells what is ready."""
+    after = [path for n in ("08", "09", "11", "00") for path in ROOT.glob(f"notebooks/{n}_*.ipynb")]
     return [*chain_notebooks(), *(path.relative_to(ROOT) for path in after)]
 
 
