@@ -99,7 +99,7 @@ def test_it_captions_saves_and_loads(trained, depth, monkeypatch, capsys):
     assert set(names["report"].grounding) == {"clean", "blank", "shuffled", "removed"}
     folder = place / "outputs" / "depth" / "adapter"
     assert {path.name for path in folder.iterdir()} == {
-        "anymal.json", "depth.adapter.safetensors", "depth.encoder.safetensors",
+        "README.md", "anymal.json", "depth.adapter.safetensors", "depth.encoder.safetensors",
     }  # fmt: skip
     monkeypatch.chdir(place)
     capsys.readouterr()
