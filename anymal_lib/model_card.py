@@ -11,12 +11,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from typing import TYPE_CHECKING, Any
 
 from anymal_lib.assets import sha256_of
 from anymal_lib.model_card_text import SCORES, Record, sections, without_place
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 CARD = "README.md"
 CONFIG = "anymal.json"
@@ -28,7 +29,7 @@ _LICENCES = {"HuggingFaceTB/SmolLM2": "apache-2.0", "meta-llama/Llama-2": "llama
 _TASKS = {"image": "image-to-text", "video": "video-text-to-text", "audio": "audio-text-to-text"}
 
 
-def weights_checksum(folder: Path) -> str:
+def folder_checksum(folder: Path) -> str:
     """SHA-256 of the names and contents of a saved folder's tensors, LoRA's included."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
@@ -46,7 +47,7 @@ def record_of(folder: Path) -> Record | None:
 
 
 def _is_of(record: Record, folder: Path) -> bool:
-    return "adapter" in record and record["adapter"] == weights_checksum(folder)
+    return "adapter" in record and record["adapter"] == folder_checksum(folder)
 
 
 def write_card(folder: Path, *, record: Record | None = None, place: str | None = None) -> Path:
@@ -54,6 +55,8 @@ def write_card(folder: Path, *, record: Record | None = None, place: str | None 
 
     `place` is where the folder will be found, a repository's id for example.
     """
+    from huggingface_hub import ModelCard
+
     found = record_of(folder)
     if found is None and record is not None and _is_of(record, folder):
         found = record
@@ -69,6 +72,8 @@ def write_card(folder: Path, *, record: Record | None = None, place: str | None 
 
 def _front(config: Mapping[str, Any], record: Record | None) -> ModelCardData:
     """The YAML that a hub reads."""
+    from huggingface_hub import ModelCardData
+
     base, modalities = _base(config), config["modalities"]
     licence = next((own for name, own in _LICENCES.items() if base.startswith(name)), "other")
     more: dict[str, Any] = {}
@@ -95,6 +100,8 @@ def _base(config: Mapping[str, Any]) -> str:
 
 
 def _results(record: Record) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
     metrics = record["metrics"]
     facts = {
         "dataset_type": "+".join(sorted(record["data"])),

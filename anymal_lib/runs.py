@@ -24,7 +24,7 @@ from typing import Any
 
 from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
-from anymal_lib.model_card import CONFIG, weights_checksum, write_card
+from anymal_lib.model_card import CONFIG, folder_checksum, write_card
 from anymal_lib.specs import ModalitySpec, Profile, VideoEncoderSpec
 from anymal_lib.tracking import Tracker, tracker_kind
 
@@ -184,7 +184,7 @@ class Run:
         path = self.output / "metrics.json"
         adapter = self.output / "adapter"
         if (adapter / CONFIG).is_file():  # its model card quotes the metrics of these weights
-            record["adapter"] = weights_checksum(adapter)
+            record["adapter"] = folder_checksum(adapter)
         write_text(path, json.dumps(record, indent=1) + "\n")
         if "adapter" in record:
             write_card(adapter)

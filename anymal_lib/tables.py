@@ -164,17 +164,17 @@ def steps_overview(profile: Profile, output: Path, slower: float) -> pd.DataFram
     return pd.DataFrame(table).T
 
 
-NOTEBOOKS = {  # pandas cuts what is longer than 50 characters
-    "01_prepare_data": "fetch and verify the data, look at it",
-    "02_align_image": "teach the LLM to see: captions of pictures",
-    "03_align_imu": "teach the LLM to feel: captions of motions",
-    "04_align_audio": "teach the LLM to hear: captions of sounds",
-    "05_align_video": "teach the LLM to watch: captions of clips",
-    "06_finetune_mmit": "questions about all four, with and without LoRA",
-    "07_evaluate": "scores beside the paper's, grounding, retrieval",
-    "08_ablations": "Figure 4: layers, tokens, batch, size of the LLM",
-    "09_demo": "ask about files of your own",
-    "11_performance": "what a training step costs, beside others",
+NOTEBOOKS = {
+    "01_prepare_data": "fetch and verify the data, look at it; CAT filter, face blur, duplicates",
+    "02_align_image": "teach the LLM to see: captions of pictures, through a Perceiver resampler",
+    "03_align_imu": "teach it to feel: captions of motions, through a linear layer; int8 and nf4",
+    "04_align_audio": "teach it to hear: captions of sounds; the same on another sound bank",
+    "05_align_video": "teach it to watch: captions of clips, frames with positions",
+    "06_finetune_mmit": "questions about all four, with and without LoRA; synthetic pairs, filter",
+    "07_evaluate": "beside the paper's tables; grounding report, retrieval, human ratings",
+    "08_ablations": "Figure 4: layers, tokens, batch, size of the LLM; your own loss curve",
+    "09_demo": "ask about files of your own, and see what the answer rests on",
+    "11_performance": "what a training step costs, switch by switch, beside other recipes",
 }
 
 

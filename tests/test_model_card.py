@@ -20,7 +20,7 @@ from anymal_lib import AnyMAL
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.lora import add_lora, freeze_lora
 from anymal_lib.manifest import load_manifest
-from anymal_lib.model_card import CARD, record_of, weights_checksum, write_card
+from anymal_lib.model_card import CARD, folder_checksum, record_of, write_card
 from anymal_lib.runs import Run
 from anymal_lib.specs import LoraSpec
 
@@ -155,9 +155,9 @@ def test_lora_is_told_of(tiny_llm, tiny_profile, own_encoder, tmp_path):
     model.add("image", own_encoder("image"))
     text = text_of(model.save_pretrained(tmp_path / "model"))
     assert "low-rank weights (LoRA)" in text
-    before = weights_checksum(tmp_path / "model")
+    before = folder_checksum(tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "lora")
-    assert weights_checksum(tmp_path / "model") != before
+    assert folder_checksum(tmp_path / "model") != before
 
 
 def test_its_snippet_runs(model, tmp_path, card_of, capsys):
@@ -179,7 +179,7 @@ def test_the_end_of_a_run_puts_its_scores_into_the_card(model, finish):
     folder = finish(model, CAPTIONED, STEPS=12)
     text, data = text_of(folder), ModelCard.load(folder / CARD).data
     record = json.loads((folder.parent / "metrics.json").read_text())
-    assert record["adapter"] == weights_checksum(folder)
+    assert record["adapter"] == folder_checksum(folder)
     assert scores_of(folder) == {
         "every fact of the caption right": 0.75,
         "facts of the caption, mean": 0.875,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anymal_lib import AnyMAL, load_profile
+from anymal_lib.tables import NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -200,29 +201,8 @@ def performance() -> str:
 
 
 ALIGNED = ("02_align_image", "03_align_imu", "04_align_audio", "05_align_video")
+DOES = {"00_start_here": "the system in one picture, and what is ready", **NOTEBOOKS}
 HEARD = ("instrument", "notes", "direction", "tempo", "register")
-DOES = {
-    "00_start_here": "the system in one picture, what is ready, what each step takes on your"
-    " machine",
-    "01_prepare_data": "fetches and verifies the data, shows it; the paper's own sources; CAT"
-    " filter, face blur, near-duplicates, caption statistics",
-    "02_align_image": "a Perceiver resampler learns to show pictures to the language model",
-    "03_align_imu": "a linear layer learns to pass on motion; the same on int8 and nf4; all five"
-    " folds with `-p FOLD all`",
-    "04_align_audio": "a linear layer learns to pass on sounds from a CLAP tower; the same phrases"
-    " on another sound bank",
-    "05_align_video": "a Perceiver resampler learns to pass on clips: frames with positions in time"
-    " and space",
-    "06_finetune_mmit": "questions about one item or two: adapters alone, and with LoRA; synthetic"
-    ' pairs; the "strictly multimodal" filter',
-    "07_evaluate": "captions and answers beside the paper's tables, a grounding report that fails"
-    " when a sense is ignored, retrieval, a page for human raters",
-    "08_ablations": "the paper's Figure 4: resampler layers, tokens, batch and LLM, one at a time,"
-    " over seeds; your own curve over them (`-p CURVE`)",
-    "09_demo": "a page to ask about pictures, sounds, motions and clips of your own, with a meter"
-    " of what the answer rests on",
-    "11_performance": "what a training step costs, switch by switch, beside other recipes",
-}
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 from anymal_lib.ablation.grid import FACTORS, SAME, Same
 from anymal_lib.ablation.results import Results
 from anymal_lib.metrics.intervals import Interval
 
-# Student's t, one-sided 5 %, for 1 to 9 degrees of freedom; the last serves for more (stricter).
-_T = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 # What cannot be seen by eye in a figure of the loss, as the paper's "little changed" was: a
 # twentieth of its height, the loss that training takes off (ours).
 _UNSEEN = 0.05
@@ -58,7 +57,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
     mean, n = float(np.mean(values)), len(values)
     if n == 1:
         return Interval(mean, -np.inf, np.inf)
-    half = _T[min(n - 1, len(_T)) - 1] * float(np.std(values, ddof=1)) / n**0.5
+    half = float(t.ppf(0.95, n - 1) * np.std(values, ddof=1)) / n**0.5
     return Interval(mean, mean - half, mean + half)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from anymal_lib.checksums import weights_checksum
 from anymal_lib.instruct.examples import Example
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.instruct.mixture import Drawn, Mixture
@@ -96,18 +95,9 @@ def finetune(
         seed,
         {name: bank.identity() for name, bank in media.banks.items()},
         mixture.parts,
-        _checksum(trainer.learned),
+        weights_checksum(trainer.learned.state_dict()),
     ]
     curve = run_steps(trainer, mixture, folder=folder, depends_on=depends_on, on_step=on_step)
     model.adapters.eval()
     freeze_lora(model.llm)
     return curve
-
-
-def _checksum(module: nn.Module) -> str:
-    """SHA-256 of a module's weights: a run depends on what it starts from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ import numpy as np
 import papermill
 import PIL.Image
 import pytest
-from few_steps import FEW, STEPS, few
+from few_steps import FEW, METADATA, STEPS, few
 
 from anymal_lib import AnyMAL, Image, chain
 from anymal_lib.demo import stages as demo
@@ -375,14 +375,7 @@ def checkout(tmp_path, monkeypatch):
             )
             cell = nbformat.v4.new_code_cell(source.strip().format(stem=stem))
             notebook = nbformat.v4.new_notebook(cells=[tag, cell])
-            notebook.metadata = {
-                "kernelspec": {
-                    "name": "python3",
-                    "display_name": "Python 3 (ipykernel)",
-                    "language": "python",
-                },
-                "language_info": {"name": "python"},
-            }
+            notebook.metadata = METADATA
             nbformat.write(notebook, tmp_path / "notebooks" / f"{stem}.ipynb")
         return tmp_path
 
