@@ -142,27 +142,30 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
-        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=800, micro_batch=32),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=1000, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
         questions=OPEN_QUESTIONS,
         weights={
             "image": 1.5,
-            "negated": 2.0,
-            "imu": 1.2,
-            "audio": 3.0,
+            "negated": 1.7,
+            "imu": 1.0,
+            "audio": 2.5,
             "video": 2.0,
             "captions": 1.6,
             "dialogues": 0.5,
-            "pairs": 3.0,
+            "pairs": 3.5,
+            "blind": 0.6,
+            "text": 0.8,
         },
         # What a yes/no question needs, to see whether its word matches the picture, is learned in
         # one jump and sooner from plain questions about pictures alone; the other parts grow in, or
         # the shock of them undoes it. With negated ones from the start, a match says nothing about
-        # the answer. Captions keep the other adapters' words from being forgotten meanwhile.
+        # the answer. Captions keep the other adapters' words from being forgotten meanwhile, and
+        # text the LLM's own.
         times={
-            "captions": (0.0, 0.4),
-            **dict.fromkeys(("imu", "audio", "video"), (0.25, 0.5)),
-            **dict.fromkeys(("negated", "dialogues", "pairs"), (0.3, 0.5)),
+            **dict.fromkeys(("captions", "text"), (0.0, 0.4)),
+            **dict.fromkeys(("imu", "audio", "video"), (0.2, 0.4)),
+            **dict.fromkeys(("negated", "dialogues", "pairs", "blind"), (0.24, 0.4)),
         },
     ),
 )
@@ -183,6 +186,8 @@ _CLAP = HubAsset(
 )
 
 
+# Parts of the mixture beside the modalities' questions.
+_MADE = ("negated", "dialogues", "pairs", "blind", "text")
 _MMIT = TrainSpec(128, 1e-5, 3_000, micro_batch=4, checkpoint_every=250)  # Table 12
 
 
@@ -199,7 +204,7 @@ def _from_hub(
             lora_train=_MMIT,
             lora=LoraSpec(rank=64, alpha=16),
             questions=OPEN_QUESTIONS,
-            weights=dict.fromkeys((*OPEN_QUESTIONS, "negated", "dialogues", "pairs"), 1.0),
+            weights=dict.fromkeys((*OPEN_QUESTIONS, *_MADE), 1.0),
             max_new_tokens=64,
         ),
     )

@@ -55,8 +55,9 @@ ALWAYS = (0.0, 0.0)  # from the first step of a run, as often as a part's weight
 class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
-    The mixture's parts are the modalities' questions and "negated", "captions", "dialogues"
-    and "pairs"; see `anymal_lib.instruct.mixture`.
+    The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
+    "pairs", "blind" (questions without their items) and "text" (the LLM's own words); see
+    `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone

@@ -2,7 +2,8 @@
 
 The judge is the model itself. It reads each answer with the item, without any, and with other items
 in its place: where the item at hand makes the answer no likelier, text alone answers the question,
-or the item does not help.
+or the item does not help. What may be said without any item it has learned (the mixture's "blind"
+part), or it would be as sure of that as of what it senses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anymal_lib.instruct.answers import answers, is_right, partners, without_items
+from anymal_lib.instruct.answers import partners, without_items
 from anymal_lib.instruct.examples import Example, Item
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.instruct.verdicts import contradicts
@@ -23,11 +24,19 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-_OTHERS = 4  # items that take the place of the one at hand
-_LEAST_GAIN = 0.1  # nats by which the item must make the answer likelier
-_SURE = 0.95  # probability of an answer from which the judge knows it without the item
+# Items that take the place of the one at hand. A rare value is no answer to most: of ten, "no" is
+# right for one item in ten alone, and fewer would often all agree.
+_OTHERS = 16
+_OVER_NONE, _OVER_OTHERS = 0.1, 0.05  # nats by which the item must make the answer likelier
+_LIKELY = 0.5  # probability of an answer from which the judge agrees with it
 
-REASONS = ("duplicate", "contradicts a fact", "answered without the item", "item does not help")
+REASONS = (
+    "duplicate",
+    "contradicts a fact",
+    "answered without the item",
+    "unlikely with the item",
+    "item does not help",
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,18 @@ class Judged:
 
     example: Example
     sensed: float  # with its item
-    others: float  # mean over other items in its place
     blind: float  # without any item
-    blind_right: bool  # is the judge's own answer without any item the right one?
+    others: float | None = None  # mean over other items in its place; None: dropped before that
     reason: str | None = None  # why it is dropped; None: kept
 
     @property
     def gain(self) -> float:
-        """Nats by which the item makes the answer likelier than other items and none do."""
-        return math.log(self.sensed + 1e-9) - math.log(max(self.others, self.blind) + 1e-9)
+        """Nats by which the item makes the answer likelier than none or, once asked, others do."""
+        return _nats(self.sensed, self.blind if self.others is None else self.others)
+
+
+def _nats(likelihood: float, other: float) -> float:
+    return math.log(likelihood + 1e-9) - math.log(other + 1e-9)
 
 
 def judge(
@@ -58,8 +70,8 @@ def judge(
     """Every example with its likelihoods and, where it is to be dropped, the first reason for it.
 
     `fact_values` (by modality) are the values of the facts of items. An example is kept once;
-    its answer may not contradict a fact; the judge must not know it without the item (its own
-    answer is right, and it is sure); and the item must make it likelier than other items do.
+    its answer may not contradict a fact; the item must make it likelier than it is without any,
+    and likely; and likelier than other items do, which is only asked of what is left by then.
     """
     rows = media.rows
     asked = {item.modality for example in examples for item in example.items}
@@ -67,20 +79,19 @@ def judge(
     sensed = likelihoods(model, examples, [[tokens[i] for i in e.items] for e in examples])
     bare = [without_items(e) for e in examples]
     blind = likelihoods(model, bare, [[] for _ in bare])
-    said = answers(model, examples, tokens, "removed")
-    others = torch.zeros(len(examples))
-    for k in range(_OTHERS):
-        partner = partners(tokens, seed + k)
-        spans = [[tokens[partner[i]] for i in e.items] for e in examples]
-        others += torch.tensor(likelihoods(model, examples, spans)) / _OTHERS
     seen: set[tuple[str, ...]] = set()
     judged = []
-    for k, example in enumerate(examples):
-        found = Judged(example, sensed[k], others[k].item(), blind[k], is_right(example, said[k]))
+    for found in map(Judged, examples, sensed, blind):
+        example = found.example
         key = (words(example.question), words(example.answer), *map(str, example.items))
         reason = REASONS[0] if key in seen else _reason(found, rows, fact_values)
         seen.add(key)
         judged.append(replace(found, reason=reason))
+    left = [k for k, found in enumerate(judged) if found.reason is None]
+    others = _others(model, [examples[k] for k in left], tokens, seed)
+    for k, mean in zip(left, others, strict=True):
+        found = replace(judged[k], others=mean)
+        judged[k] = replace(found, reason=REASONS[4] if found.gain < _OVER_OTHERS else None)
     return judged
 
 
@@ -89,14 +100,27 @@ def _reason(
     rows: Mapping[Item, Row],
     fact_values: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> str | None:
+    """What is to be said against an example before other items are tried."""
     example = found.example
     for item in example.items:
         facts, values = rows[item].facts, fact_values[item.modality]
         if contradicts(example.question, example.answer, facts, values):
             return REASONS[1]
-    if found.blind_right and found.blind >= _SURE:
+    if found.gain < _OVER_NONE:
         return REASONS[2]
-    return REASONS[3] if found.gain < _LEAST_GAIN else None
+    return REASONS[3] if found.sensed < _LIKELY else None
+
+
+def _others(
+    model: AnyMAL, examples: Sequence[Example], tokens: Mapping[Item, Tensor], seed: int
+) -> list[float]:
+    """The answers' probabilities with other items, the mean over some of them."""
+    mean = torch.zeros(len(examples))
+    for k in range(_OTHERS if examples else 0):
+        partner = partners(tokens, seed + k)
+        spans = [[tokens[partner[i]] for i in e.items] for e in examples]
+        mean += torch.tensor(likelihoods(model, examples, spans)) / _OTHERS
+    return mean.tolist()
 
 
 def likelihoods(

@@ -87,6 +87,8 @@ def finetune(
     if lora and not has_lora(model.llm):
         add_lora(model.llm, recipe.lora, seed=seed)
     (unfreeze_lora if lora else freeze_lora)(model.llm)
+    if not lora:  # the LLM stays as it is: without an item nothing learns
+        parts = {name: [e for e in examples if e.items] for name, examples in parts.items()}
     mixture = Mixture(parts, recipe, spec, seed)
     trainer = InstructionTrainer(model, media, spec, seed)
     depends_on = [

@@ -20,7 +20,7 @@ from anymal_lib import stages
 from anymal_lib.bank import Bank
 from anymal_lib.controls import CONTROLS
 from anymal_lib.evaluate import exact_captions
-from anymal_lib.instruct.answers import AnswerReport, answer_questions
+from anymal_lib.instruct.answers import AnswerReport, answer_questions, without_items
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.instruct.filter import Judged, counts, judge
 from anymal_lib.instruct.finetune import finetune
@@ -31,6 +31,7 @@ from anymal_lib.instruct.perplexity import perplexity
 from anymal_lib.instruct.plain_text import plain_text
 from anymal_lib.instruct.planted import planted
 from anymal_lib.instruct.questions import from_facts, written
+from anymal_lib.instruct.rehearsal import own_words
 from anymal_lib.instruct.synthetic import Yield, synthesize
 from anymal_lib.instruct.writers import EndpointWriter, LocalWriter, Writer
 from anymal_lib.llm import load_llm
@@ -56,6 +57,7 @@ NOTEBOOKS = {
 }
 _TURNS, _DIALOGUES = 3, 4000  # questions of a conversation; conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
+_REQUESTS, _REPLIES = 64, 8  # of the LLM itself, and to each of them
 _SAMPLE = 500  # questions of each modality on which earlier stages are compared
 _ITEMS = 32  # that a writer is asked about
 _PLANTED = 200
@@ -141,9 +143,6 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     plain = {
         m: [e for e in found if not e.kind.startswith("negated")] for m, found in train.items()
     }
-    captioned = [
-        e for m, bank in banks["train"].items() for e in _captions(model, m, bank, run.seed)
-    ]
     return InstructionSet(
         manifests,
         {
@@ -151,7 +150,9 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "negated": negated,
             "dialogues": dialogues(asked, turns=_TURNS, count=_DIALOGUES, seed=run.seed),
             "pairs": _pairs(run, banks["train"], "train"),
-            "captions": captioned,
+            "captions": _captions(model, banks["train"], run.seed),
+            "blind": _blind(asked),
+            "text": _own_words(run, model, sorted(media["train"].rows, key=str)),
         },
         test,
         _pairs(run, banks["test"], "test"),
@@ -181,16 +182,35 @@ def _at_most(run: Run, count: int) -> int:
     return min(count, run.asked.get("LIMIT", count))
 
 
-def _captions(model: AnyMAL, modality: str, bank: Bank, seed: int) -> list[Example]:
-    """Every captioned item once, under an instruction and with a phrasing that the seed draws."""
+def _captions(model: AnyMAL, banks: Mapping[str, Bank], seed: int) -> list[Example]:
+    """Captioned items under instructions and with phrasings that the seed draws.
+
+    As many of each modality: every item of the one with most, those of the others again and again.
+    """
+    captioned = {name: [row for row in bank.rows if row.text] for name, bank in banks.items()}
+    count = max(map(len, captioned.values()), default=0)
     examples = []
-    for k, row in enumerate(bank.rows):
-        if row.text:
-            draw = random.Random(f"{seed}/{modality}/{k}")
+    for modality, rows in captioned.items():
+        for k in range(count if rows else 0):
+            row, draw = rows[k % len(rows)], random.Random(f"{seed}/{modality}/{k}")
             said = draw.choice(model.spec(modality).instructions)
             turn = Turn((f"{said} ", Item(modality, row.id)), draw.choice(row.text))
             examples.append(Example((turn,), "caption", "captions"))
     return examples
+
+
+def _blind(asked: Sequence[Example]) -> list[Example]:
+    """Every question once with each of its answers and no item: what may be said without one."""
+    bare = (replace(without_items(example), source="blind") for example in asked)
+    return list(dict.fromkeys(bare))
+
+
+def _own_words(run: Run, model: AnyMAL, items: Sequence[Item]) -> list[Example]:
+    """What the LLM says before it is tuned, where the profile has it rehearsed."""
+    if not model.profile.finetuning.weights.get("text"):
+        return []
+    requests, replies = _at_most(run, _REQUESTS), _at_most(run, _REPLIES)
+    return own_words(model, items, requests=requests, replies=replies, seed=run.seed)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def filter_lines(judged: Sequence[Judged], each: int = 3) -> pd.DataFrame:
                     found.example.question,
                     found.example.answer,
                     round(found.sensed, 3),
-                    round(found.others, 3),
+                    "" if found.others is None else round(found.others, 3),
                     round(found.blind, 3),
                     reason or "kept",
                 )

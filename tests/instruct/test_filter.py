@@ -85,15 +85,15 @@ def of_motion(example, question=MOTION, answer=None):
 def test_what_needs_the_item_is_kept_and_what_does_not_is_dropped(judged, two):
     found = judged([*two, *sums(e.items[0] for e in two)])
     assert [j.reason for j in found] == [None, None, *["answered without the item"] * 2]
-    assert all(j.gain > 0.1 and j.blind < 0.95 for j in found[:2])
-    assert all(j.blind_right and j.blind >= 0.95 for j in found[2:])
+    assert all(j.gain > 0.05 and j.blind < 0.95 for j in found[:2])
+    assert all(j.blind >= 0.95 and j.others is None for j in found[2:])
 
 
 def test_an_answer_that_no_other_item_makes_less_likely_is_dropped(judged, two):
     """An item alone in its modality takes its own place: nothing shows that it helps."""
     (found,) = judged(two[:1])
     assert found.reason == "item does not help" and found.others == pytest.approx(found.sensed)
-    assert found.blind < found.sensed and not found.blind_right
+    assert found.blind < found.sensed
 
 
 def test_other_items_come_from_all_that_there_are(judged, two):
@@ -129,19 +129,21 @@ def test_a_judgement_holds_the_likelihoods_with_other_items_and_none(
             assert p == pytest.approx(likelihoods(the_judge, [example], spans)[0], rel=1e-3)
         blind = likelihoods(the_judge, [without_items(example)], [[]])[0]
         assert found.blind == pytest.approx(blind, rel=1e-3)
-        against = max(found.others, found.blind)
-        assert found.gain == pytest.approx(math.log(found.sensed / against), rel=1e-3)
+        assert found.gain == pytest.approx(math.log(found.sensed / found.others), rel=1e-3)
 
 
-def test_others_are_the_mean_over_four_drawn_partners(the_judge, judged, media_of, motions):
+def test_others_are_the_mean_over_drawn_partners(the_judge, judged, media_of, motions):
     tokens = media_of().all_tokens(the_judge, [e.items[0] for e in motions])
     means = [0.0] * len(motions)
-    for seed in range(5, 9):
+    for seed in range(5, 21):
         partner = partners(tokens, seed)
         spans = [[tokens[partner[i]] for i in e.items] for e in motions]
         for k, p in enumerate(likelihoods(the_judge, motions, spans)):
-            means[k] += p / 4
-    assert [j.others for j in judged(motions, seed=5)] == pytest.approx(means, rel=1e-3)
+            means[k] += p / 16
+    found = [(j.others, mean) for j, mean in zip(judged(motions, seed=5), means, strict=True)]
+    asked = [pair for pair in found if pair[0] is not None]
+    assert len(asked) > len(motions) / 2
+    assert [p for p, _ in asked] == pytest.approx([mean for _, mean in asked], rel=1e-3)
 
 
 def test_likelihoods_are_transformers_own(own_model, media_of, asked, own_loss):
@@ -189,9 +191,9 @@ def test_judging_leaves_what_is_trained_afterwards_alone(own_model, media_of, mo
     assert curves[0] == curves[1]
 
 
-def outcome(reason, sensed=0.5, others=0.1, blind=0.1):
+def outcome(reason, sensed=0.5, blind=0.1, others=0.1):
     example = ask("What?", Item("image", "a"), answer="x", kind="any", source="facts")
-    return Judged(example, sensed, others, blind, False, reason)
+    return Judged(example, sensed, blind, others, reason)
 
 
 @given(st.lists(st.sampled_from([None, *REASONS])))
@@ -204,8 +206,16 @@ def test_counts_add_up(reasons):
     assert sum(found.values()) + given_reasons[None] == len(reasons)
 
 
-def test_gain_is_over_the_better_of_other_items_and_none():
+def test_gain_is_over_none_until_other_items_are_asked():
+    assert outcome(None, 0.8, 0.4, None).gain == pytest.approx(math.log(2))
     assert outcome(None, 0.8, 0.2, 0.4).gain == pytest.approx(math.log(2))
-    assert outcome(None, 0.8, 0.4, 0.2).gain == pytest.approx(math.log(2))
-    assert outcome(None, 0.2, 0.4, 0.1).gain == pytest.approx(-math.log(2))
+    assert outcome(None, 0.2, 0.1, 0.4).gain == pytest.approx(-math.log(2))
     assert outcome(None, 0.0, 0.0, 0.0).gain == 0
+
+
+def test_what_the_judge_itself_thinks_wrong_is_dropped(judged, two):
+    """A question that it never learned: likelier with the item than without, and yet unlikely."""
+    strange = [of_motion(e, "Name it in a word.") for e in two]
+    for found in judged(strange):
+        if found.gain >= 0.1:
+            assert (found.reason == "unlikely with the item") == (found.sensed < 0.5)

@@ -58,7 +58,7 @@ def found():
 
 
 def judgement(reason, example=COLOURS[0]):
-    return Judged(example, 0.51234, 0.2, 0.1, False, reason)
+    return Judged(example, 0.51234, 0.1, 0.2, reason)  # blind, then others
 
 
 YIELD = Yield(
@@ -130,8 +130,9 @@ def test_the_filter_is_counted_and_shown():
     judged = [judgement(reason) for reason in (None, *REASONS, REASONS[0])]
     counted = tables.filter_counts({"written": judged, "none": []})
     assert counted["written"].to_dict() == {
-        "before": 6, "dropped: duplicate": 2, "dropped: contradicts a fact": 1,
-        "dropped: answered without the item": 1, "dropped: item does not help": 1, "after": 1,
+        "before": 7, "dropped: duplicate": 2, "dropped: contradicts a fact": 1,
+        "dropped: answered without the item": 1, "dropped: unlikely with the item": 1,
+        "dropped: item does not help": 1, "after": 1,
     }  # fmt: skip
     assert not counted["none"].any()
     lines = tables.filter_lines(judged, each=1)
