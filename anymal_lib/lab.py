@@ -1,6 +1,7 @@
 """JupyterLab for the kit: `make lab`, or `python -m anymal_lib.lab` with JupyterLab's arguments.
 
 Its server keeps the kit's notebooks as sources: what a run adds is shown and not saved into them.
+And it takes films: by itself it drops the connection over a file of more than 10 MB, and is silent.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 # Copies under other names, and the executed ones in outputs/, are the user's and keep everything.
 _SOURCE = re.compile(r"notebooks/\d\d_\w+\.ipynb")
+_MOST_UPLOADED = 500 * 2**20  # bytes of a file that the demo's page is given
 _OF_A_RUN = ("collapsed", "execution", "jupyter", "scrolled")  # in the metadata of cells
 
 
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     given = sys.argv[1:] if arguments is None else arguments
     hook = f"--ContentsManager.pre_save_hook=anymal_lib.lab.{source_only.__name__}"
-    LabApp.launch_instance([hook, *given])
+    size = f"--ServerApp.tornado_settings={{'websocket_max_message_size': {_MOST_UPLOADED}}}"
+    LabApp.launch_instance([hook, size, *given])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ _PAPER = {
     for found in ABLATIONS
     if found.setting == name and factor in _MINI
 }
-_MINI_STEPS = 36
+_MINI_STEPS = 24
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from anymal_lib.instruct.stages import questions_of
+from anymal_lib.instruct.sets import questions_of
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.metrics.facts import facts_right, is_reference, words
 from anymal_lib.modalities import open_row

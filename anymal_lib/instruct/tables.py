@@ -10,7 +10,8 @@ from anymal_lib.instruct.answers import AnswerReport
 from anymal_lib.instruct.examples import Example, Turn
 from anymal_lib.instruct.filter import REASONS as REASONS_TO_DROP
 from anymal_lib.instruct.filter import Judged, counts
-from anymal_lib.instruct.stages import InstructionSet, Scores
+from anymal_lib.instruct.sets import InstructionSet
+from anymal_lib.instruct.stages import Scores
 from anymal_lib.instruct.synthetic import Yield
 from anymal_lib.instruct.verdicts import REASONS
 

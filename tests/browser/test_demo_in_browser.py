@@ -11,6 +11,7 @@ import pytest
 from few_steps import write_copy
 from lab_page import errors
 from lab_server import ROOT, environment, voila
+from PIL import Image
 from train_captioner import known
 
 from anymal_lib.metrics.facts import facts_right, words
@@ -119,6 +120,17 @@ def check_broken_file(demo, folder, screenshot):
     demo.part("ask").click(trial=True)  # waits until it can be clicked
 
 
+def check_large_file(demo, pictures, folder):
+    """A picture of more bytes than a server takes at once by itself, 10 MB."""
+    path, facts, values = pictures[0]
+    large = folder / "large.bmp"
+    with Image.open(path) as small:
+        small.convert("RGB").resize((2000, 2000)).save(large)
+    assert large.stat().st_size > 11e6
+    demo.choose_shown(large)
+    assert all(facts_right(demo.ask(QUESTION), facts, values).values())
+
+
 def test_answers_about_a_chosen_file_in_jupyterlab(
     lab, page, notebook, pictures, tmp_path, screenshot
 ):
@@ -128,6 +140,7 @@ def test_answers_about_a_chosen_file_in_jupyterlab(
     demo = Demo(page)
     check_answers(demo, pictures, screenshot)
     check_broken_file(demo, tmp_path, screenshot)
+    check_large_file(demo, pictures, tmp_path)
     lab.save()
     assert notebook.read_bytes() == before
 

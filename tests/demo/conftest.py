@@ -6,7 +6,7 @@ import torch
 from anymal_lib.config import load_profile
 from anymal_lib.demo import Session
 from anymal_lib.demo.samples import Sample
-from anymal_lib.instruct.stages import questions_of
+from anymal_lib.instruct.sets import questions_of
 from anymal_lib.llm import load_llm
 from anymal_lib.manifest import load_manifest
 from anymal_lib.model import AnyMAL

@@ -9,7 +9,8 @@ from anymal_lib.instruct import figures, stages, tables
 from anymal_lib.instruct.answers import AnswerReport
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
 from anymal_lib.instruct.filter import REASONS, Judged
-from anymal_lib.instruct.stages import InstructionSet, Scores, Tuned
+from anymal_lib.instruct.sets import InstructionSet
+from anymal_lib.instruct.stages import Scores, Tuned
 from anymal_lib.instruct.synthetic import Pair, Yield
 from anymal_lib.metrics.intervals import Interval
 from anymal_lib.train import StepReport
