@@ -24,6 +24,7 @@ TRAINED = "02_align_image/adapter"  # where the captioner of pictures is, among 
 HERE = [ROOT / "outputs" / "mini" / name for name in ("06_finetune_mmit/adapter", TRAINED)]
 QUESTION = "Describe the image."
 ANSWERED = 120_000  # milliseconds
+ALIGNED = 3600  # seconds, until four adapters are
 FINISHED = "answer after"  # stands in the line below an answer that is whole
 
 
@@ -143,6 +144,18 @@ def test_answers_about_a_chosen_file_in_jupyterlab(
     check_large_file(demo, pictures, tmp_path)
     lab.save()
     assert notebook.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_right_answer_where_nothing_is_prepared(
+    lab, page, project, pictures, tmp_path, screenshot
+):
+    """The demo as the first notebook of all, as it comes: it aligns all adapters, and answers."""
+    target = project / "notebooks" / f"{NOTEBOOK}.ipynb"
+    write_copy(ROOT / "notebooks" / target.name, target, {"OUTPUT_DIR": str(tmp_path)})
+    lab.open(f"notebooks/{target.name}")
+    assert errors(lab.run_all(ALIGNED)) == []
+    check_answers(Demo(page), pictures, screenshot)
 
 
 def test_answers_about_a_chosen_file_in_voila(

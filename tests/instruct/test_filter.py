@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from anymal_lib.instruct.answers import partners, without_items
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
 from anymal_lib.instruct.filter import REASONS, Judged, counts, judge, likelihoods
+from anymal_lib.instruct.filter import _reason as first_reason
 from anymal_lib.instruct.finetune import finetune
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.specs import TrainSpec
@@ -213,9 +214,17 @@ def test_gain_is_over_none_until_other_items_are_asked():
     assert outcome(None, 0.0, 0.0, 0.0).gain == 0
 
 
-def test_what_the_judge_itself_thinks_wrong_is_dropped(judged, two):
-    """A question that it never learned: likelier with the item than without, and yet unlikely."""
-    strange = [of_motion(e, "Name it in a word.") for e in two]
-    for found in judged(strange):
-        if found.gain >= 0.1:
-            assert (found.reason == "unlikely with the item") == (found.sensed < 0.5)
+@pytest.mark.parametrize(
+    ("sensed", "blind", "reason"),
+    [
+        (0.9, 0.85, "answered without the item"),
+        (0.01, 0.9, "answered without the item"),
+        (0.4, 0.01, "unlikely with the item"),
+        (0.6, 0.5, None),
+    ],
+)
+def test_the_item_must_make_the_answer_likelier_and_likely(
+    media_of, motions, sensed, blind, reason
+):
+    found = Judged(motions[0], sensed, blind)
+    assert first_reason(found, media_of().rows, {"imu": {}}) == reason
