@@ -148,27 +148,29 @@ def _wrapped(text: str, width: int = 34) -> str:
 class LiveCurve:
     """A loss curve that grows while a run trains; give it as `on_step`.
 
-    It redraws in place every few seconds, so an executed notebook holds its last state only.
+    It redraws in place now and then, so an executed notebook holds its last state only.
     """
 
-    def __init__(self, title: str, every: float = 15.0) -> None:
+    _every = 15.0  # seconds at least from one picture to the next
+    _share = 0.02  # of the run at most goes into pictures: one takes a second or two
+
+    def __init__(self, title: str) -> None:
         self.title = title
-        self.every = every
         self.curve: list[StepReport] = []
         self._handle: DisplayHandle | None = None
-        self._drawn = 0.0
+        self._next = 0.0
 
     def __call__(self, report: StepReport) -> None:
         """Take one step's report."""
         self.curve.append(report)
-        if self._handle is None or time.monotonic() - self._drawn > self.every:
+        if time.monotonic() >= self._next:
             self.draw()
 
     def draw(self) -> None:
         """Show the curve so far."""
         from IPython.display import display
 
-        last = self.curve[-1]
+        began, last = time.monotonic(), self.curve[-1]
         title = f"{self.title}: step {last.step}, loss {last.loss:.3f}, {last.seconds:.0f} s"
         figure = loss_curve({"training loss": self.curve}, title)
         if self._handle is None:
@@ -176,7 +178,8 @@ class LiveCurve:
         else:
             self._handle.update(figure)
         plt.close(figure)
-        self._drawn = time.monotonic()
+        ended = time.monotonic()
+        self._next = ended + max(self._every, (ended - began) / self._share)
 
 
 def system(profile: Profile) -> Figure:
