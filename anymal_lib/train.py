@@ -164,6 +164,8 @@ class Trainer(ABC):
     A subclass says how a batch is cut into equal micro-batches and what the loss of one is.
     """
 
+    sizes_vary = False  # whether the tensors of one step hardly ever have the sizes of another's
+
     def __init__(self, model: AnyMAL, name: str, learned: nn.Module, spec: TrainSpec) -> None:
         self.model, self.name, self.spec = model, name, spec
         self.switches = model.profile.step
@@ -184,7 +186,7 @@ class Trainer(ABC):
             learned.train(), optimizer, schedule
         )
         if self.switches.keep_memory:
-            keep_freed_memory()
+            keep_freed_memory(sizes_vary=self.sizes_vary)
 
     @abstractmethod
     def parts(self, samples: Sequence[Any]) -> Iterator[Any]:

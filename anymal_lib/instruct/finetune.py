@@ -26,6 +26,8 @@ _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: f
 class InstructionTrainer(Trainer):
     """Trains all adapters, and the LoRA weights where the LLM has any that learn."""
 
+    sizes_vary = True  # packed rows are as many and as long as a step's questions make them
+
     def __init__(self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int) -> None:
         learned = nn.ModuleDict({"adapters": model.adapters})
         if model.llm.learns:
