@@ -169,6 +169,33 @@ def evaluation() -> str:
     )
 
 
+def ablations() -> str:
+    """The changes of Figure 4, from the stored metrics of notebook 08."""
+    found = record("mini/08_ablations")
+    metrics = found["metrics"]
+    names = {"llm_layers": "LLM layers", "layers": "resampler layers", "tokens": "modality tokens"}
+    rows = [
+        f"| {names.get(c['factor'], c['factor'])} | {c['smaller']} to {c['larger']}"
+        f" | {c['same']} | {loss['value']:+.2f} ({loss['low']:+.2f} to {loss['high']:+.2f})"
+        f" | {c['exact_match']['value']:+.2f} |"
+        for c in metrics["changes"]
+        for loss in [c["held_out_loss"]]
+    ]
+    shown = sum(holds is True for holds in metrics["findings"].values())
+    return "\n".join(
+        [
+            "| one change | from, to | at equal | held-out loss, nats | exact captions |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Mean of {metrics['seeds']} seeds, and 90 % intervals over them, runs paired by"
+            " seed. Of the paper's",
+            f"{len(metrics['findings'])} findings these seeds show {shown}."
+            f" {found['seconds'] / 60:.0f} minutes, {found['peak_memory_gb']:.1f} GB.",
+        ]
+    )
+
+
 def performance() -> str:
     """The table of steps, from the stored benchmark."""
     found = record("mini/11_performance")["metrics"]
@@ -213,6 +240,7 @@ HEARD = ("instrument", "notes", "direction", "tempo", "register")
         (RESULTS, captions),
         (RESULTS, instructions),
         (RESULTS, evaluation),
+        (RESULTS, ablations),
         (RESULTS, performance),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
