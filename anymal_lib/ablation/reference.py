@@ -106,12 +106,12 @@ def _no_curve(path: Path, got: str) -> DataError:
 
 
 def loss_table(found: Beside, rows: int = 5) -> pd.DataFrame:
-    """The loss of each curve as samples grow; of the base, the mean and the seeds' range."""
-    longest = found.own or found.notebook or (found.base[0] if found.base else None)
-    if longest is None:
-        return pd.DataFrame()
+    """The loss of each curve as samples grow, `rows` places on the way of each; of the base, the
+    mean and the seeds' range.
+    """
+    ends = {c.samples[-1] for c in (found.own, found.notebook, *found.base[:1]) if c}
     table = {}
-    for samples in np.linspace(0, longest.samples[-1], rows + 1)[1:]:
+    for samples in sorted({s for end in ends for s in np.linspace(0, end, rows + 1)[1:]}):
         base = [loss for curve in found.base if (loss := curve.at(samples)) is not None]
         row = {c.name: _shown(c.at(samples)) for c in (found.own, found.notebook) if c}
         if found.base:
