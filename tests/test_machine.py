@@ -54,6 +54,14 @@ def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
     keep_freed_memory()
 
 
+def printed(code, argument):
+    """The number that a process of its own prints."""
+    command = [sys.executable, "-c", code, argument]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    return int(done.stdout)
+
+
 FAULTS_OF_A_STEP = """
 import resource, sys
 import torch
@@ -88,33 +96,11 @@ print(held() - before)
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_large_blocks_go_back_where_sizes_vary():
     """The heap does not grow by what never fits again."""
-    held = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", MEMORY_AFTER_STEPS, how],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=Path(__file__).resolve().parents[1],
-            ).stdout
-        )
-        for how in ("vary", "alike")
-    ]
+    held = [printed(MEMORY_AFTER_STEPS, how) for how in ("vary", "alike")]
     assert held[0] < 20e6 < held[1], held
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_kept_memory_is_not_faulted_in_again():
-    faults = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", FAULTS_OF_A_STEP, how],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=Path(__file__).resolve().parents[1],
-            ).stdout
-        )
-        for how in ("keep", "default")
-    ]
+    faults = [printed(FAULTS_OF_A_STEP, how) for how in ("keep", "default")]
     assert faults[0] < 0.1 * faults[1], faults
