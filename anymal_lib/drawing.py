@@ -32,9 +32,8 @@ def draw_imu(axis: Axes, item: Imu) -> None:
 def draw_audio(axis: Axes, item: Audio) -> None:
     """The spectrogram up to 4 kHz over time; loud is bright."""
     sound = item.load().resampled(8000)
-    faint = np.random.default_rng(0).normal(
-        0, 1e-10, len(sound.samples)
-    )  # silence has no logarithm
+    # Silence has no logarithm.
+    faint = np.random.default_rng(0).normal(0, 1e-10, len(sound.samples))
     axis.specgram(
         sound.samples + faint,
         NFFT=512,

@@ -48,14 +48,13 @@ def own_words(
     prompts = [render(model.llm, [text], system=model.profile.system).pieces[0] for text in asked]
     answers = _sampled(writer, [p for p in prompts for _ in range(replies)], "replies", seed)
     draw = random.Random(f"items of requests {seed}")
-    examples: dict[Example, None] = {}
-    for k, answer in enumerate(answers):
-        place = k // replies
-        if k % replies == 0:
-            parts = (f"{asked[place]} ", draw.choice(items)) if place % 2 else (asked[place],)
-        if reply := _sentences(answer):
-            examples[Example((Turn(parts, reply),), KIND, "text")] = None
-    return list(examples)
+    shown = [(f"{text} ", draw.choice(items)) if k % 2 else (text,) for k, text in enumerate(asked)]
+    examples = (
+        Example((Turn(shown[k // replies], reply),), KIND, "text")
+        for k, reply in enumerate(map(_sentences, answers))
+        if reply
+    )
+    return list(dict.fromkeys(examples))
 
 
 def _sampled(writer: LocalWriter, rows: Sequence[Sequence[int]], what: str, seed: int) -> list[str]:
