@@ -144,6 +144,7 @@ MINI = Profile(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
         lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=1000, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
+        adapter_rate=0.1,  # as LLaVA-1.5's recipe for LoRA has it; at 1 clips lost their direction
         questions=OPEN_QUESTIONS,
         weights={
             "image": 1.5,

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-# Options of glibc's mallopt (malloc.h); the largest block that is kept, and where sizes vary.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEEP, _LARGE = -1, -3, 1 << 30, 1 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEEP = -1, -3, 1 << 30  # of glibc's mallopt (malloc.h)
 
 
 def default_device() -> str:
@@ -35,18 +34,17 @@ def has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def keep_freed_memory(*, sizes_vary: bool = False) -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step (glibc, this process).
 
     By default glibc gives large blocks back at once, and every step pays the page faults again:
-    a twentieth to a tenth of a step of the mini profile. Where `sizes_vary` from step to step, only
-    small blocks are kept: large ones hardly ever fit, and the search through them took a fifth of a
-    step in a process of notebook 06 (seen in a profile).
+    a twentieth to a tenth of a step of the mini profile. A step whose tensors have other sizes than
+    the last one's pays otherwise: for the search through what is free.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEEP)
-        mallopt(_MMAP_THRESHOLD, _LARGE if sizes_vary else _KEEP)
+        mallopt(_MMAP_THRESHOLD, _KEEP)
 
 
 def free_memory() -> int:

@@ -43,8 +43,8 @@ def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Te
     texts, rest = zip(*map(split_prefix, prompts), strict=True)
     layouts = layouts_of(rest, modality_tokens)
     rows = _filled(_groups(texts, layouts), layouts)
-    longest = max(len(row.ids) for row in rows)
-    begins = {k: r * longest + at for r, row in enumerate(rows) for k, at in row.begins.items()}
+    length = len(rows[0].ids)
+    begins = {k: r * length + at for r, row in enumerate(rows) for k, at in row.begins.items()}
     spans = iter(modality_tokens)
     own = [[next(spans) for _ in range(prompt.items)] for prompt in prompts]
     places = pad_rows([row.is_item for row in rows], False).to(llm.device)
@@ -104,6 +104,15 @@ class _Row:
             ids, is_item = layout.ids[:length], layout.is_item[:length]
             self._extend(ids, is_item, len(group.text), number, branch)
 
+    def fill_up(self, length: int) -> None:
+        """Append positions that nothing looks at, up to `length`."""
+        more = length - len(self.ids)
+        self.ids += [0] * more
+        self.is_item += [False] * more
+        self.positions += [0] * more
+        self.group += [-1] * more
+        self.branch += [-1] * more
+
     def _extend(
         self, ids: list[int], is_item: list[bool], start: int, group: int, branch: int
     ) -> None:
@@ -130,14 +139,21 @@ def _groups(texts: Sequence[tuple[int, ...]], layouts: Sequence[Layout]) -> list
 
 
 def _filled(groups: Sequence[_Group], layouts: Sequence[Layout]) -> list[_Row]:
-    """Rows as long as the longest group, each group in the first one that it fits into."""
+    """Each group in the first row that it fits into, all rows equally long.
+
+    Several rows are as long as a row can be, or the longest group: with tensors of few sizes,
+    memory that one step frees is what the next one asks for.
+    """
     rows: list[_Row] = []
     ordered = sorted(groups, key=lambda group: -group.length)
+    length = max(_ROW, ordered[0].length)
     for group in ordered:
-        fits = (r for r in rows if len(r.ids) + group.length <= ordered[0].length)
+        fits = (r for r in rows if len(r.ids) + group.length <= length)
         if (row := next(fits, None)) is None:
             rows.append(row := _Row())
         row.add(group, layouts)
+    for row in rows if len(rows) > 1 else ():
+        row.fill_up(length)
     return rows
 
 

@@ -68,6 +68,7 @@ class FinetuneSpec:
     # Part -> share of the run from which it is drawn, and from which as often as its weight says:
     # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    adapter_rate: float = 1.0  # of the learning rate, for the adapters while LoRA learns (ours)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

@@ -164,8 +164,6 @@ class Trainer(ABC):
     A subclass says how a batch is cut into equal micro-batches and what the loss of one is.
     """
 
-    sizes_vary = False  # whether the tensors of one step hardly ever have the sizes of another's
-
     def __init__(self, model: AnyMAL, name: str, learned: nn.Module, spec: TrainSpec) -> None:
         self.model, self.name, self.spec = model, name, spec
         self.switches = model.profile.step
@@ -179,14 +177,18 @@ class Trainer(ABC):
             gradient_accumulation_plugin=parts, cpu=model.llm.device.type == "cpu"
         )
         optimizer = torch.optim.AdamW(
-            learned.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
+            self.groups(learned), lr=spec.learning_rate, weight_decay=spec.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, spec=spec))
         self.learned, self.optimizer, self.schedule = self.accelerator.prepare(
             learned.train(), optimizer, schedule
         )
         if self.switches.keep_memory:
-            keep_freed_memory(sizes_vary=self.sizes_vary)
+            keep_freed_memory()
+
+    def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups; the first has the spec's learning rate."""
+        return [{"params": list(learned.parameters())}]
 
     @abstractmethod
     def parts(self, samples: Sequence[Any]) -> Iterator[Any]:

@@ -78,28 +78,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-MEMORY_AFTER_STEPS = """
-import resource, sys
-import torch
-from anymal_lib.machine import keep_freed_memory
-keep_freed_memory(sizes_vary=sys.argv[1] == "vary")
-def held():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-before = held()
-for k in range(20):  # a step: four blocks of 8 to 27 MiB
-    blocks = [torch.ones((8 + k) << 18) for _ in range(4)]
-    del blocks
-print(held() - before)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_large_blocks_go_back_where_sizes_vary():
-    """The heap does not grow by what never fits again."""
-    held = [printed(MEMORY_AFTER_STEPS, how) for how in ("vary", "alike")]
-    assert held[0] < 20e6 < held[1], held
-
-
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_kept_memory_is_not_faulted_in_again():
     faults = [printed(FAULTS_OF_A_STEP, how) for how in ("keep", "default")]

@@ -189,6 +189,14 @@ def test_short_groups_share_a_row(llms, reads):
     assert_equal(*(step(llm, batch, prefix, "") for prefix in (True, False)))
 
 
+def test_batches_of_several_rows_are_equally_long(llms):
+    """Whatever they hold, so that their tensors come in few sizes."""
+    batches = [[asked(LONG, k, answer="red") for k in range(50, n)] for n in (53, 57)]
+    shapes = [pack(llms["llama"], *rendered(llms["llama"], b)).mask.shape for b in batches]
+    assert shapes[0][0] != shapes[1][0] > 1
+    assert shapes[0][1:] == shapes[1][1:]
+
+
 def one_by_one(llm, prompts, spans):
     """Log-likelihoods of each prompt alone on the plain path."""
     model, rest = model_of(llm, False), iter(spans)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,8 +27,6 @@ _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: f
 class InstructionTrainer(Trainer):
     """Trains all adapters, and the LoRA weights where the LLM has any that learn."""
 
-    sizes_vary = True  # packed rows are as many and as long as a step's questions make them
-
     def __init__(self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int) -> None:
         learned = nn.ModuleDict({"adapters": model.adapters})
         if model.llm.learns:
@@ -35,6 +34,14 @@ class InstructionTrainer(Trainer):
             learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
         super().__init__(model, "instruction tuning", learned, spec)
         self.media, self.seed = media, seed
+
+    def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
+        """LoRA first, where it learns: beside it the adapters keep what alignment taught them."""
+        adapters = {"params": list(learned["adapters"].parameters())}
+        if "lora" not in learned:
+            return [adapters]
+        slow = self.spec.learning_rate * self.model.profile.finetuning.adapter_rate
+        return [{"params": list(learned["lora"])}, {**adapters, "lr": slow}]
 
     @property
     def tokens(self) -> int:

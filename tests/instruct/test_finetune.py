@@ -152,6 +152,18 @@ def test_lora_that_is_there_goes_on_learning_or_stays(train, tmp_path):
     assert same(lora_parameters(model.llm), kept) and not model.llm.learns
 
 
+def test_beside_lora_the_adapters_learn_at_their_own_rate(train, own_model, tmp_path):
+    """None at all here; alone they learn all the same."""
+    for lora in (True, False):
+        model = with_weights(own_model(), adapter_rate=0.0)
+        before = model.adapters.state_dict()
+        before = {name: tensor.clone() for name, tensor in before.items()}
+        result = train(tmp_path / str(lora), lora=lora, model=model, steps=2)
+        assert same(model.adapters.state_dict(), before) == lora
+        assert result["curve"][-1].lr > 0
+        assert all(w.any() for name, w in lora_parameters(model.llm).items() if "lora_B" in name)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_accumulated_micro_batches_equal_the_whole_batch(train, tmp_path, lora):
     """Motions are augmented at random: micro-batches must draw what the whole batch does."""
