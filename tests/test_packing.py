@@ -282,21 +282,23 @@ def test_no_gradient_reaches_another_prompts_items(llms):
 
 
 def test_the_mask_shows_a_branch_its_text_and_itself(llms):
-    """Two prompts of one text: text, branch, branch; and a short prompt beside them, padded."""
+    """Two prompts of one text: text, branch, branch, padding; and a row of another prompt."""
     llm = llms["llama"]
-    prompts, spans = rendered(llm, [NEIGHBOURS[0], NEIGHBOURS[3], asked("Hi ", 1, answer="")])
+    prompts, spans = rendered(llm, [NEIGHBOURS[0], NEIGHBOURS[3], asked("Hi ", 120, answer="")])
     packed = pack(llm, prompts, spans)
     text = len(prompts[0].pieces[0])
     ends = [len(prompts[k].pieces[1]) + 3 + len(prompts[k].response) - 1 for k in (0, 1)]
-    seen = (packed.mask[0, 0] == 0).long()
-    assert packed.mask.shape == (2, 1, text + sum(ends), text + sum(ends))
+    seen = (packed.mask[1, 0] == 0).long()  # the longest prompt's row comes first
+    last = text + sum(ends) - 1
+    assert packed.mask.shape[0] == 2 and packed.mask.shape[-1] > last + 1
     at = text + ends[0]  # the second branch begins
-    assert packed.positions[0, [0, text - 1, text, at, -1]].tolist() == [
+    assert packed.positions[1, [0, text - 1, text, at, last]].tolist() == [
         *(0, text - 1, text, text, text + ends[1] - 1)
     ]
     assert seen[at].nonzero().flatten().tolist() == [*range(text), at]
     assert seen[text - 1].sum() == text and seen[at - 1].sum() == at
-    assert seen[-1].sum() == text + ends[1]
+    assert seen[last].sum() == text + ends[1]
+    assert not seen[: last + 1, last + 1 :].any(), "padding is seen"
     assert (packed.mask.amax(-1) == 0).all(), "padding sees something: no softmax of nothing"
 
 
