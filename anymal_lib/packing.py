@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anymal_lib.llm import FrozenLLM
-from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, pad_rows, split_prefix
+from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, split_prefix
 
 _ROW = 152  # positions of a text and its branches together: attention grows with their square
 _SAVED = 0.7  # share of the padded positions below which packing pays for reading the text again
@@ -47,17 +47,17 @@ def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Te
     begins = {k: r * length + at for r, row in enumerate(rows) for k, at in row.begins.items()}
     spans = iter(modality_tokens)
     own = [[next(spans) for _ in range(prompt.items)] for prompt in prompts]
-    places = pad_rows([row.is_item for row in rows], False).to(llm.device)
+    places = torch.tensor([row.is_item for row in rows]).to(llm.device)
     learned = [(k, at) for k, layout in enumerate(layouts) for at in layout.learned()]
     return Packed(
         embedded(
             llm,
-            pad_rows([row.ids for row in rows], 0),
+            torch.tensor([row.ids for row in rows]),
             places,
             [span for row in rows for k in row.begins for span in own[k]],
         ),
         _mask(rows, llm),
-        pad_rows([row.positions for row in rows], 0).to(llm.device),
+        torch.tensor([row.positions for row in rows]).to(llm.device),
         indices([begins[k] + at - 1 for k, at in learned], llm),
         indices([layouts[k].ids[at] for k, at in learned], llm),
     )
@@ -158,8 +158,8 @@ def _filled(groups: Sequence[_Group], layouts: Sequence[Layout]) -> list[_Row]:
 
 
 def _mask(rows: Sequence[_Row], llm: FrozenLLM) -> Tensor:
-    group = pad_rows([row.group for row in rows], -1).to(llm.device)
-    branch = pad_rows([row.branch for row in rows], -1).to(llm.device)
+    group = torch.tensor([row.group for row in rows]).to(llm.device)
+    branch = torch.tensor([row.branch for row in rows]).to(llm.device)
     seen = group[:, :, None] == group[:, None]  # (r, t, t), who looks and at what
     seen &= (branch[:, :, None] == branch[:, None]) | (branch[:, None] == 0)
     seen = seen.tril()[:, None]

@@ -298,7 +298,7 @@ def test_the_mask_shows_a_branch_its_text_and_itself(llms):
     assert seen[at].nonzero().flatten().tolist() == [*range(text), at]
     assert seen[text - 1].sum() == text and seen[at - 1].sum() == at
     assert seen[last].sum() == text + ends[1]
-    assert not seen[: last + 1, last + 1 :].any(), "padding is seen"
+    assert not seen[last + 1 :, : last + 1].any(), "padding looks at a prompt"
     assert (packed.mask.amax(-1) == 0).all(), "padding sees something: no softmax of nothing"
 
 
