@@ -144,7 +144,7 @@ MINI = Profile(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
         lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=1000, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
-        adapter_rate=0.1,  # as LLaVA-1.5's recipe for LoRA has it; at 1 clips lost their direction
+        adapter_rate=0.1,  # at LoRA's own rate clips lost their direction
         questions=OPEN_QUESTIONS,
         weights={
             "image": 1.5,
@@ -154,17 +154,15 @@ MINI = Profile(
             "video": 2.0,
             "captions": 1.6,
             "dialogues": 0.5,
-            "pairs": 3.5,
+            "pairs": 4.3,
             "blind": 0.6,
-            "text": 0.8,
         },
         # What a yes/no question needs, to see whether its word matches the picture, is learned in
         # one jump and sooner from plain questions about pictures alone; the other parts grow in, or
         # the shock of them undoes it. With negated ones from the start, a match says nothing about
-        # the answer. Captions keep the other adapters' words from being forgotten meanwhile, and
-        # text the LLM's own.
+        # the answer. Captions keep the other adapters' words from being forgotten meanwhile.
         times={
-            **dict.fromkeys(("captions", "text"), (0.0, 0.4)),
+            "captions": (0.0, 0.4),
             **dict.fromkeys(("imu", "audio", "video"), (0.2, 0.4)),
             **dict.fromkeys(("negated", "dialogues", "pairs", "blind"), (0.24, 0.4)),
         },
@@ -188,7 +186,7 @@ _CLAP = HubAsset(
 
 
 # Parts of the mixture beside the modalities' questions.
-_MADE = ("negated", "dialogues", "pairs", "blind", "text")
+_MADE = ("negated", "dialogues", "pairs", "blind")
 _MMIT = TrainSpec(128, 1e-5, 3_000, micro_batch=4, checkpoint_every=250)  # Table 12
 
 

@@ -131,8 +131,10 @@ def _training(config: Mapping[str, Any]) -> str:
     if recipe and config.get("lora"):
         stages["all: instructions, with LoRA"] = recipe["lora_train"]
         rank, alpha = recipe["lora"]["rank"], recipe["lora"]["alpha"]
-        text += f"LoRA: rank {rank}, alpha {alpha}, beside every linear layer; the adapters learn"
-        text += f" at {recipe['adapter_rate']:g} times its rate.\n\n"
+        share = recipe["adapter_rate"]
+        rate = "LoRA's rate" if share is None else f"{share:g} times the rate of their alignment"
+        text += f"LoRA: rank {rank}, alpha {alpha}, beside every linear layer; the adapters"
+        text += f" learn at {rate} meanwhile.\n\n"
     names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "grad_clip")
     rows = [[stage, *(f"{part[name]:g}" for name in names)] for stage, part in stages.items()]
     return text + _table(["training", *(name.replace("_", " ") for name in names)], rows)

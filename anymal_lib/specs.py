@@ -56,8 +56,7 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs", "blind" (questions without their items) and "text" (the LLM's own words); see
-    `anymal_lib.instruct.mixture`.
+    "pairs" and "blind" (questions without their items); see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
@@ -68,7 +67,9 @@ class FinetuneSpec:
     # Part -> share of the run from which it is drawn, and from which as often as its weight says:
     # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
-    adapter_rate: float = 1.0  # of the learning rate, for the adapters while LoRA learns (ours)
+    # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
+    # None: LoRA's (ours).
+    adapter_rate: float | None = None
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

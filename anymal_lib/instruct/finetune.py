@@ -37,11 +37,17 @@ class InstructionTrainer(Trainer):
 
     def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
         """LoRA first, where it learns: beside it the adapters keep what alignment taught them."""
-        adapters = {"params": list(learned["adapters"].parameters())}
-        if "lora" not in learned:
-            return [adapters]
-        slow = self.spec.learning_rate * self.model.profile.finetuning.adapter_rate
-        return [{"params": list(learned["lora"])}, {**adapters, "lr": slow}]
+        share = self.model.profile.finetuning.adapter_rate
+        if "lora" not in learned or share is None:
+            return super().groups(learned)
+        own = [
+            {
+                "params": list(adapter.parameters()),
+                "lr": share * self.model.spec(modality).align.learning_rate,
+            }
+            for modality, adapter in learned["adapters"].items()
+        ]
+        return [{"params": list(learned["lora"])}, *own]
 
     @property
     def tokens(self) -> int:

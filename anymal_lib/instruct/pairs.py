@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,8 +53,10 @@ COMPARISONS = (
 _SAME_AS = {"rising": "up", "falling": "down"}  # of notes, in the words for motion
 
 
-def item_pairs(rows: Mapping[str, Sequence[Row]], *, count: int, seed: int) -> list[Example]:
-    """Questions about two items that agree or differ, as many of each kind, answers balanced.
+def item_pairs(
+    rows: Mapping[str, Sequence[Row]], *, count: int, seed: int, agreements: int = 1
+) -> list[Example]:
+    """Questions about two items that agree or differ, answers balanced within each kind.
 
     Kinds take turns, and within a kind its two answers do. Values are drawn before items, each as
     often as any other, so that one item alone says nothing about the answer. Two items of one
@@ -66,6 +68,8 @@ def item_pairs(rows: Mapping[str, Sequence[Row]], *, count: int, seed: int) -> l
             modalities (of one modality: have two media files each).
         count: examples in all; none where no comparison is possible.
         seed: of values and items; the same seed and rows give the same examples.
+        agreements: how often each kind that asks whether two items agree takes its turn, while
+            each that asks which of them shows a value takes one.
 
     Returns:
         Examples with source "pairs": the question, then the first item, a blank, the second.
@@ -77,13 +81,16 @@ def item_pairs(rows: Mapping[str, Sequence[Row]], *, count: int, seed: int) -> l
     for comparison in COMPARISONS:
         left, right = (pools[modality, comparison.fact] for modality in comparison.modalities)
         if len(values := _shared(left, right)) > 1:
-            possible.append((comparison, left, right, values))
-    examples = []
+            turns = agreements if comparison.answers == SAME else 1
+            possible += [(comparison, left, right, values)] * turns
+    examples: list[Example] = []
+    made: Counter[str] = Counter()
     for k in range(count if possible else 0):
-        turn, which = divmod(k, len(possible))
-        comparison, left, right, values = possible[which]
-        draw = random.Random(f"{seed}/{comparison.kind}/{turn}")
-        examples.append(_example(comparison, left, right, values, turn % 2, draw))
+        comparison, left, right, values = possible[k % len(possible)]
+        number = made[comparison.kind]
+        draw = random.Random(f"{seed}/{comparison.kind}/{number}")
+        examples.append(_example(comparison, left, right, values, number % 2, draw))
+        made[comparison.kind] += 1
     return examples
 
 

@@ -18,7 +18,6 @@ from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import dialogues
 from anymal_lib.instruct.pairs import item_pairs
 from anymal_lib.instruct.questions import from_facts, written
-from anymal_lib.instruct.rehearsal import own_words
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
@@ -28,7 +27,6 @@ from anymal_lib.sources import profile_manifest
 TURNS = 3  # questions of a conversation
 _DIALOGUES = 4000  # conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
-_REQUESTS, _REPLIES = 64, 8  # of the LLM itself, and to each of them
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,6 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "pairs": _pairs(run, banks["train"], "train"),
             "captions": _captions(model, banks["train"], run.seed),
             "blind": _blind(asked),
-            "text": _own_words(run, model, sorted(media["train"].rows, key=str)),
         },
         test,
         _pairs(run, banks["test"], "test"),
@@ -109,7 +106,10 @@ def questions_of(manifest: Manifest, split: str, seed: int) -> tuple[list[Exampl
 
 def _pairs(run: Run, banks: dict[str, Bank], split: str) -> list[Example]:
     rows = {modality: bank.rows for modality, bank in banks.items()}
-    return item_pairs(rows, count=at_most(run, _PAIRS[split]), seed=run.seed)
+    # Whether two items agree is harder to learn than which of them shows a value.
+    agreements = 2 if split == "train" else 1
+    count = at_most(run, _PAIRS[split])
+    return item_pairs(rows, count=count, seed=run.seed, agreements=agreements)
 
 
 def at_most(run: Run, count: int) -> int:
@@ -138,11 +138,3 @@ def _blind(asked: Sequence[Example]) -> list[Example]:
     """Every question once with each of its answers and no item: what may be said without one."""
     bare = (replace(without_items(example), source="blind") for example in asked)
     return list(dict.fromkeys(bare))
-
-
-def _own_words(run: Run, model: AnyMAL, items: Sequence[Item]) -> list[Example]:
-    """What the LLM says before it is tuned, where the profile has it rehearsed."""
-    if not model.profile.finetuning.weights.get("text"):
-        return []
-    requests, replies = at_most(run, _REQUESTS), at_most(run, _REPLIES)
-    return own_words(model, items, requests=requests, replies=replies, seed=run.seed)

@@ -93,10 +93,7 @@ class LocalWriter:
         Raises:
             InputError: a prompt is empty or has a NUL character.
         """
-        return self.go_on([render(self.llm, [prompt]).pieces[0] for prompt in prompts], seed)
-
-    def go_on(self, rows: Sequence[Sequence[int]], seed: int) -> list[str]:
-        """Sample what follows rows of token ids, one at least in each, up to the end of a turn."""
+        rows = [render(self.llm, [prompt]).pieces[0] for prompt in prompts]
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])

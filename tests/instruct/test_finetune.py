@@ -13,7 +13,7 @@ from anymal_lib.instruct.examples import Item, ask
 from anymal_lib.instruct.finetune import InstructionTrainer, finetune
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import Drawn
-from anymal_lib.lora import lora_parameters
+from anymal_lib.lora import add_lora, lora_parameters, unfreeze_lora
 from anymal_lib.seeds import generator_for
 
 
@@ -162,6 +162,19 @@ def test_beside_lora_the_adapters_learn_at_their_own_rate(train, own_model, tmp_
         assert same(model.adapters.state_dict(), before) == lora
         assert result["curve"][-1].lr > 0
         assert all(w.any() for name, w in lora_parameters(model.llm).items() if "lora_B" in name)
+
+
+def test_that_rate_is_a_share_of_the_one_that_each_was_aligned_at(own_model, media_of):
+    model = with_weights(own_model(), adapter_rate=0.25)
+    add_lora(model.llm, model.profile.finetuning.lora, seed=0)
+    unfreeze_lora(model.llm)
+    spec = replace(model.profile.finetuning.lora_train, warmup=0)
+    trainer = InstructionTrainer(model, media_of(), spec, 0)
+    lora, *own = trainer.optimizer.param_groups
+    aligned = [model.spec(modality).align.learning_rate for modality in model.adapters]
+    assert lora["lr"] == trainer.learning_rate == spec.learning_rate
+    assert [group["lr"] for group in own] == pytest.approx([0.25 * rate for rate in aligned])
+    assert sum(len(group["params"]) for group in own) == len(list(model.adapters.parameters()))
 
 
 @pytest.mark.parametrize("lora", [False, True])

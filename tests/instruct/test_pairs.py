@@ -96,6 +96,18 @@ def test_the_same_seed_gives_the_same_pairs(rows, pairs):
     assert item_pairs(rows, count=70, seed=1) != pairs[:70]
 
 
+def test_agreements_take_as_many_turns_as_asked(rows):
+    """And their answers stay balanced, no example comes twice for it."""
+    found = item_pairs(rows, count=12 * 60, seed=0, agreements=2)
+    kinds = Counter(example.kind for example in found)
+    assert kinds == {kind: 60 if kind.startswith("which") else 120 for kind in BY_KIND}
+    answers = Counter((example.kind, example.answer) for example in found)
+    assert all(answers[kind, answer] == kinds[kind] / 2 for kind, answer in answers)
+    for kind in BY_KIND:  # as without, only more of them
+        plain = [e for e in item_pairs(rows, count=7 * 60, seed=0) if e.kind == kind]
+        assert [e for e in found if e.kind == kind][:60] == plain
+
+
 def test_what_cannot_be_compared_is_left_out(rows):
     def kinds(*names):
         some = {name: rows[name] for name in names}
