@@ -158,14 +158,17 @@ MINI = Profile(
             "blind": 0.6,
         },
         # What a yes/no question needs, to see whether its word matches the picture, is learned in
-        # one jump and sooner from plain questions about pictures alone; the other parts grow in, or
-        # the shock of them undoes it. With negated ones from the start, a match says nothing about
-        # the answer. Captions keep the other adapters' words from being forgotten meanwhile.
+        # one jump and sooner from plain questions about pictures alone. Negated ones follow: from
+        # the start, a match would say nothing about the answer. The other parts grow in when this
+        # is firm, or the shock of them undoes it. A longer run does not need longer for it.
+        # Captions keep the other adapters' words from being forgotten meanwhile.
         times={
-            "captions": (0.0, 0.4),
-            **dict.fromkeys(("imu", "audio", "video"), (0.2, 0.4)),
-            **dict.fromkeys(("negated", "dialogues", "pairs", "blind"), (0.24, 0.4)),
+            "captions": (0.1, 0.4),
+            "negated": (0.26, 0.36),
+            **dict.fromkeys(("imu", "audio", "video"), (0.4, 0.6)),
+            **dict.fromkeys(("dialogues", "pairs", "blind"), (0.42, 0.62)),
         },
+        growth=360,
     ),
 )
 

@@ -67,6 +67,7 @@ class FinetuneSpec:
     # Part -> share of the run from which it is drawn, and from which as often as its weight says:
     # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    growth: int | None = None  # of a longer run, the steps that `times` are shares of (ours)
     # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
     # None: LoRA's (ours).
     adapter_rate: float | None = None

@@ -1,9 +1,10 @@
 """The paper's "strictly multimodal" condition as a filter: does the answer need the item at all?
 
 The judge is the model itself. It reads each answer with the item, without any, and with other items
-in its place: where the item at hand makes the answer no likelier, text alone answers the question,
-or the item does not help. What may be said without any item it has learned (the mixture's "blind"
-part), or it would be as sure of that as of what it senses.
+in its place: where the item at hand makes the answer no likelier than none, text alone answers the
+question; where no other item makes it much less likely, the item does not help. What may be said
+without any item it has learned (the mixture's "blind" part), or it would be as sure of that as of
+what it senses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from anymal_lib.instruct.answers import partners, without_items
@@ -24,10 +24,10 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-# Items that take the place of the one at hand. A rare value is no answer to most: of ten, "no" is
-# right for one item in ten alone, and fewer would often all agree.
-_OTHERS = 16
-_OVER_NONE, _OVER_OTHERS = 0.1, 0.05  # nats by which the item must make the answer likelier
+# Items that take the place of the one at hand, one after another, until the answer is this many
+# times less likely with one of them. Of ten values, "no" is wrong for one item in ten.
+_OTHERS, _TIMES = 32, 5
+_OVER_NONE = 0.1  # nats by which the item must make the answer likelier than it is without any
 _LIKELY = 0.5  # probability of an answer from which the judge agrees with it
 
 REASONS = (
@@ -46,12 +46,12 @@ class Judged:
     example: Example
     sensed: float  # with its item
     blind: float  # without any item
-    others: float | None = None  # mean over other items in its place; None: dropped before that
+    others: float | None = None  # the least with another in its place; None: dropped before that
     reason: str | None = None  # why it is dropped; None: kept
 
     @property
     def gain(self) -> float:
-        """Nats by which the item makes the answer likelier than none or, once asked, others do."""
+        """Nats by which the item makes the answer likelier than none or, once asked, another."""
         return _nats(self.sensed, self.blind if self.others is None else self.others)
 
 
@@ -71,7 +71,8 @@ def judge(
 
     `fact_values` (by modality) are the values of the facts of items. An example is kept once;
     its answer may not contradict a fact; the item must make it likelier than it is without any,
-    and likely; and likelier than other items do, which is only asked of what is left by then.
+    and likely; and much likelier than some other item does, which is only asked of what is left by
+    then.
     """
     rows = media.rows
     asked = {item.modality for example in examples for item in example.items}
@@ -88,10 +89,10 @@ def judge(
         seen.add(key)
         judged.append(replace(found, reason=reason))
     left = [k for k, found in enumerate(judged) if found.reason is None]
-    others = _others(model, [examples[k] for k in left], tokens, seed)
-    for k, mean in zip(left, others, strict=True):
-        found = replace(judged[k], others=mean)
-        judged[k] = replace(found, reason=REASONS[4] if found.gain < _OVER_OTHERS else None)
+    others = _others(model, [judged[k] for k in left], tokens, seed)
+    for k, least in zip(left, others, strict=True):
+        found = replace(judged[k], others=least)
+        judged[k] = replace(found, reason=REASONS[4] if found.gain < math.log(_TIMES) else None)
     return judged
 
 
@@ -112,15 +113,21 @@ def _reason(
 
 
 def _others(
-    model: AnyMAL, examples: Sequence[Example], tokens: Mapping[Item, Tensor], seed: int
+    model: AnyMAL, judged: Sequence[Judged], tokens: Mapping[Item, Tensor], seed: int
 ) -> list[float]:
-    """The answers' probabilities with other items, the mean over some of them."""
-    mean = torch.zeros(len(examples))
-    for k in range(_OTHERS if examples else 0):
+    """The least likelihood of each answer with other items, as far as they had to be tried."""
+    least = [math.inf] * len(judged)
+    left = list(range(len(judged)))
+    for k in range(_OTHERS):
+        if not left:
+            break
         partner = partners(tokens, seed + k)
+        examples = [judged[j].example for j in left]
         spans = [[tokens[partner[i]] for i in e.items] for e in examples]
-        mean += torch.tensor(likelihoods(model, examples, spans)) / _OTHERS
-    return mean.tolist()
+        for j, found in zip(left, likelihoods(model, examples, spans), strict=True):
+            least[j] = min(least[j], found)
+        left = [j for j in left if _nats(judged[j].sensed, least[j]) < math.log(_TIMES)]
+    return least
 
 
 def likelihoods(

@@ -122,5 +122,5 @@ def filter_lines(judged: Sequence[Judged], each: int = 3) -> pd.DataFrame:
                     reason or "kept",
                 )
             )
-    names = ["question", "answer", "p with the item", "p with others", "p without", "verdict"]
+    names = ["question", "answer", "p with the item", "p with another", "p without", "verdict"]
     return pd.DataFrame(lines, columns=names)

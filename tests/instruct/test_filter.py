@@ -133,18 +133,24 @@ def test_a_judgement_holds_the_likelihoods_with_other_items_and_none(
         assert found.gain == pytest.approx(math.log(found.sensed / found.others), rel=1e-3)
 
 
-def test_others_are_the_mean_over_drawn_partners(the_judge, judged, media_of, motions):
+def test_others_are_tried_until_one_makes_the_answer_unlikely(the_judge, judged, media_of, motions):
+    """Rounds of drawn partners: the least so far, up to the first that is a fifth of the item's."""
     tokens = media_of().all_tokens(the_judge, [e.items[0] for e in motions])
-    means = [0.0] * len(motions)
-    for seed in range(5, 21):
+    found = judged(motions, seed=5)
+    least, expected = [math.inf] * len(motions), [None] * len(motions)
+    for seed in range(5, 5 + 32):
         partner = partners(tokens, seed)
         spans = [[tokens[partner[i]] for i in e.items] for e in motions]
         for k, p in enumerate(likelihoods(the_judge, motions, spans)):
-            means[k] += p / 16
-    found = [(j.others, mean) for j, mean in zip(judged(motions, seed=5), means, strict=True)]
-    asked = [pair for pair in found if pair[0] is not None]
+            least[k] = min(least[k], p)
+            if expected[k] is None and found[k].sensed / least[k] >= 5:
+                expected[k] = least[k]
+    asked = [k for k, j in enumerate(found) if j.others is not None]
     assert len(asked) > len(motions) / 2
-    assert [p for p, _ in asked] == pytest.approx([mean for _, mean in asked], rel=1e-3)
+    for k in asked:
+        p = least[k] if expected[k] is None else expected[k]
+        assert found[k].others == pytest.approx(p, rel=1e-3)
+        assert (found[k].reason is None) == (expected[k] is not None)
 
 
 def test_likelihoods_are_transformers_own(own_model, media_of, asked, own_loss):
