@@ -40,8 +40,16 @@ def results() -> str:
         scores = found["metrics"]["grounding"].values()
         cells = (f"{s['value']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in scores)
         rows.append(f"| {what} | {' | '.join(cells)} |")
-    tuned = record("mini/06_finetune_mmit")
-    asked = tuned["metrics"]["questions"]
+    tuned, longer = (record(f"{folder}/06_finetune_mmit") for folder in ("mini", "longer"))
+
+    def answered(run: dict) -> str:
+        asked = run["metrics"]["questions"]
+        return (
+            f"{run['metrics']['vqa_accuracy']:.3f} of easy-VQA's {run['n']:,} official test"
+            f" questions are answered exactly,\n{asked['imu']:.3f} of those about motions,"
+            f" {asked['audio']:.3f} about sounds and {asked['video']:.3f} about clips"
+        )
+
     return "\n".join(
         [
             "| mini profile, two CPU cores, greedy captions | the item | blank | another item "
@@ -50,9 +58,10 @@ def results() -> str:
             *rows,
             "",
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
-            f" {tuned['metrics']['vqa_accuracy']:.3f} of easy-VQA's {tuned['n']:,} official",
-            f"test questions are answered exactly, {asked['imu']:.3f} of those about motions,"
-            f" {asked['audio']:.3f} about sounds and {asked['video']:.3f} about clips.",
+            f" {tuned['seconds'] / 60:.0f} minutes,",
+            f"{answered(tuned)}.",
+            f"After a longer one, {longer['seconds'] / 60:.0f} minutes (`-p STEPS 1200`),",
+            f"{answered(longer)}.",
         ]
     )
 
@@ -101,42 +110,57 @@ def notebooks() -> str:
 
 
 def instructions() -> str:
-    """The table of answers to questions, from the stored metrics."""
-    found = record("mini/06_finetune_mmit")
-    metrics = found["metrics"]
-    kinds = ("colour", "shape", "yes/no", "negated yes/no")
-    about = {"imu": "motions", "audio": "sounds", "video": "clips"}
-    rows = {
-        f"easy-VQA, all {found['n']:,} official test questions": metrics["vqa_accuracy"],
-        **{f"... {kind}": metrics["vqa_kinds"][kind] for kind in kinds},
-        **{f"questions about {what}": metrics["questions"][m] for m, what in about.items()},
-        "pairs that agree or conflict": metrics["interleaved"]["agreement_accuracy"],
-    }
-    stages = ", ".join(f"{metrics['by_stage'][name]:.3f}" for name in ("aligned", "projection"))
-    controls = ("blank", "shuffled", "removed")
-    blind = ", ".join(f"{metrics['grounding'][name]['value']:.3f}" for name in controls)
-    before, after = (metrics["captions"][when] for when in ("before", "after"))
-    captions = ", ".join(
-        f"{what} {before[name]:.3f} to {after[name]:.3f}"
-        for name, what in {"image": "pictures", **about}.items()
-    )
-    filtered, cost = metrics["filter"], metrics["text_perplexity"]
-    dropped = filtered["planted_text_answerable_dropped"], filtered["planted_grounded_dropped"]
+    """The table of fine-tuned answers, by default and after a longer run."""
+    runs = [f"{folder}/06_finetune_mmit" for folder in ("mini", "longer")]
+    columns = [fine_tuned(record(run)) for run in runs]
+    curves = [(REFERENCE / run / "curve.jsonl").read_text().splitlines() for run in runs]
+    default, longer = (f"{len(curve):,} steps" for curve in curves)
+    stages = record(runs[0])["metrics"]["by_stage"]
     return "\n".join(
         [
-            "| mini profile, greedy, exact answers | adapters and LoRA |",
-            "|---|---|",
-            *(f"| {what} | {value:.3f} |" for what, value in rows.items()),
+            f"| mini profile, greedy, exact answers | {default}, the default | {longer} |",
+            "|---|---|---|",
+            *(f"| {row} | {' | '.join(found[row] for found in columns)} |" for row in columns[0]),
             "",
-            f"easy-VQA on a sample, aligned only and adapters alone: {stages}. All of it with a",
-            f"blank picture, another one, none: {blind}; the best answer that needs no picture:",
-            f"{metrics['blind']:.3f}. Exact captions before and after: {captions}.",
-            f"Perplexity of plain text: {cost['before']:.1f} before, {cost['after']:.1f} after. The"
-            f" filter drops {dropped[0]:.0%} of the",
-            f"planted questions that text alone answers, and {dropped[1]:.0%} of held-out ones."
-            f" {found['seconds'] / 60:.0f} minutes, {found['peak_memory_gb']:.1f} GB.",
+            "easy-VQA on a sample, aligned only and adapters alone:"
+            f" {stages['aligned']:.3f}, {stages['projection']:.3f}.",
         ]
     )
+
+
+def fine_tuned(found: dict) -> dict[str, str]:
+    """What a run of notebook 06 reached, row by row."""
+    metrics = found["metrics"]
+    about = {"image": "pictures", "imu": "motions", "audio": "sounds", "video": "clips"}
+    controls = [metrics["grounding"][name]["value"] for name in ("blank", "shuffled", "removed")]
+    pairs = metrics["interleaved"]
+    shares = {
+        f"easy-VQA, all {found['n']:,} official test questions": [metrics["vqa_accuracy"]],
+        **{f"... {kind}": [score] for kind, score in metrics["vqa_kinds"].items()},
+        "... with a blank picture, another one, none": controls,
+        "... by the best answer that needs no picture": [metrics["blind"]],
+        **{f"questions about {about[m]}": [score] for m, score in metrics["questions"].items()},
+        "pairs that agree or conflict": [pairs["agreement_accuracy"]],
+        **{f"... {kind}": [score] for kind, score in pairs["kinds"].items()},
+        **{
+            f"captions of {what}, before and after": [
+                metrics["captions"][when][name] for when in ("before", "after")
+            ]
+            for name, what in about.items()
+        },
+        "dropped by the filter: questions that text alone answers": [
+            metrics["filter"]["planted_text_answerable_dropped"]
+        ],
+        "dropped by the filter: held-out questions": [
+            metrics["filter"]["planted_grounded_dropped"]
+        ],
+    }
+    cost = metrics["text_perplexity"]
+    return {
+        **{row: ", ".join(f"{value:.3f}" for value in values) for row, values in shares.items()},
+        "perplexity of plain text, before and after": f"{cost['before']:.1f}, {cost['after']:.1f}",
+        "time, memory": f"{found['seconds'] / 60:.0f} min, {found['peak_memory_gb']:.1f} GB",
+    }
 
 
 def evaluation() -> str:

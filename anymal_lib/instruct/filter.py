@@ -24,10 +24,10 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-# Items that take the place of the one at hand, one after another, until the answer is this many
-# times less likely with one of them. Of ten values, "no" is wrong for one item in ten.
-_OTHERS, _TIMES = 32, 5
-_OVER_NONE = 0.1  # nats by which the item must make the answer likelier than it is without any
+_OVER_NONE = math.log(4 / 3)  # nats by which the item must make the answer likelier than none does
+# And by which likelier than one at least of so many others, which take its place one after another.
+# Of ten values, "no" is wrong for one item in ten.
+_OVER_OTHER, _OTHERS = math.log(5), 32
 _LIKELY = 0.5  # probability of an answer from which the judge agrees with it
 
 REASONS = (
@@ -92,7 +92,7 @@ def judge(
     others = _others(model, [judged[k] for k in left], tokens, seed)
     for k, least in zip(left, others, strict=True):
         found = replace(judged[k], others=least)
-        judged[k] = replace(found, reason=REASONS[4] if found.gain < math.log(_TIMES) else None)
+        judged[k] = replace(found, reason=REASONS[4] if found.gain < _OVER_OTHER else None)
     return judged
 
 
@@ -126,7 +126,7 @@ def _others(
         spans = [[tokens[partner[i]] for i in e.items] for e in examples]
         for j, found in zip(left, likelihoods(model, examples, spans), strict=True):
             least[j] = min(least[j], found)
-        left = [j for j in left if _nats(judged[j].sensed, least[j]) < math.log(_TIMES)]
+        left = [j for j in left if _nats(judged[j].sensed, least[j]) < _OVER_OTHER]
     return least
 
 
