@@ -141,7 +141,7 @@ MINI = Profile(
         ),
     },
     finetune=FinetuneSpec(
-        projection=TrainSpec(batch=64, learning_rate=1e-3, steps=60, micro_batch=32),
+        projection=TrainSpec(batch=64, learning_rate=1e-3, steps=50, micro_batch=32),
         lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=360, micro_batch=32),
         lora=LoraSpec(rank=8, alpha=16),
         adapter_rate=0.1,  # at LoRA's own rate clips lost their direction

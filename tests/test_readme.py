@@ -60,7 +60,7 @@ def results() -> str:
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
             f" {tuned['seconds'] / 60:.0f} minutes,",
             f"{answered(tuned)}.",
-            f"After a longer one, {longer['seconds'] / 60:.0f} minutes (`-p STEPS 1200`),",
+            f"After a longer one, {longer['seconds'] / 60:.0f} minutes (`-p STEPS 1000`),",
             f"{answered(longer)}.",
         ]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.metrics.facts import words
 from anymal_lib.metrics.intervals import Interval, bootstrap
 from anymal_lib.model import AnyMAL
+from anymal_lib.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,7 @@ def answer_questions(
             do="Give more held-out items, for example by a larger LIMIT.",
         )
     tokens = media.all_tokens(model, [item for example in examples for item in example.items])
-    said = {
-        control: answers(model, examples, tokens, control, seed)
-        for control in dict.fromkeys(("clean", *controls))
-    }
+    said = answers(model, examples, tokens, dict.fromkeys(("clean", *controls)), seed)
     right = {
         control: [is_right(e, text) for e, text in zip(examples, texts, strict=True)]
         for control, texts in said.items()
@@ -105,25 +103,73 @@ def answers(
     model: AnyMAL,
     examples: Sequence[Example],
     tokens: Mapping[Item, Tensor],
-    control: str = "clean",
+    controls: Iterable[str] = ("clean",),
     seed: int = 0,
-) -> list[str]:
-    """Greedy answers, the items as `control` says (see `controls.CONTROLS`).
+) -> dict[str, list[str]]:
+    """Greedy answers under each control, the items as it says (see `controls.CONTROLS`).
 
-    Prompts that are the same in tokens are answered once.
+    Prompts that are the same in tokens are answered once, whatever the control: what the model says
+    of another item that is asked the same thing, it has said already.
     """
-    if control not in CONTROLS:
-        raise ValueError(control)
-    if control == "removed":
-        examples, spans = [without_items(e) for e in examples], [[] for _ in examples]
-    elif control == "blank":
+    controls = list(controls)
+    if unknown := set(controls) - set(CONTROLS):
+        raise ValueError(unknown)
+    prompts: list[Prompt] = []
+    spans: list[list[Tensor]] = []
+    for control in controls:
+        asked = [without_items(e) for e in examples] if control == "removed" else examples
+        prompts += [prompt_of(model, e, learn=False) for e in asked]
+        spans += _sensed(model, asked, tokens, control, seed)
+    said = respond_once(model, prompts, spans, model.profile.finetuning.max_new_tokens)
+    return {
+        control: said[k * len(examples) : (k + 1) * len(examples)]
+        for k, control in enumerate(controls)
+    }
+
+
+def _sensed(
+    model: AnyMAL,
+    examples: Sequence[Example],
+    tokens: Mapping[Item, Tensor],
+    control: str,
+    seed: int,
+) -> list[list[Tensor]]:
+    """The modality tokens of each example's items under a control."""
+    if control == "blank":
         blanks = {m: blank_tokens(model, m) for m in {item.modality for item in tokens}}
-        spans = [[blanks[item.modality] for item in e.items] for e in examples]
-    else:
-        partner = partners(tokens, seed) if control == "shuffled" else {i: i for i in tokens}
-        spans = [[tokens[partner[item]] for item in e.items] for e in examples]
-    prompts = [prompt_of(model, e, learn=False) for e in examples]
-    return respond_once(model, prompts, spans, model.profile.finetuning.max_new_tokens)
+        return [[blanks[item.modality] for item in e.items] for e in examples]
+    items = swapped(examples, seed) if control == "shuffled" else [e.items for e in examples]
+    return [[tokens[item] for item in own] for own in items]
+
+
+def swapped(examples: Sequence[Example], seed: int) -> list[tuple[Item, ...]]:
+    """Other items for each example: those of another one that asks the same thing.
+
+    Where none does, others of the same modality among all examples' items.
+    """
+    groups: dict[tuple[object, ...], dict[tuple[Item, ...], None]] = defaultdict(dict)
+    keys = [_asked(example) for example in examples]
+    for key, example in zip(keys, examples, strict=True):
+        groups[key][example.items] = None
+    partner: dict[tuple[object, ...], dict[tuple[Item, ...], tuple[Item, ...]]] = {}
+    for key, group in groups.items():
+        own = sorted(group, key=str)
+        partner[key] = {i: own[k] for i, k in zip(own, ring(len(own), seed), strict=True)}
+    anyone = partners({item for e in examples for item in e.items}, seed)
+    found = [partner[key][example.items] for key, example in zip(keys, examples, strict=True)]
+    return [
+        tuple(anyone[item] for item in e.items) if own == e.items else own
+        for own, e in zip(found, examples, strict=True)
+    ]
+
+
+def _asked(example: Example) -> tuple[object, ...]:
+    """All that a prompt says, with the modality in place of each item."""
+    said = (
+        tuple(part.modality if isinstance(part, Item) else (part,) for part in turn.parts)
+        for turn in example.turns
+    )
+    return (*said, *(turn.answer for turn in example.turns[:-1]))
 
 
 def without_items(example: Example) -> Example:
@@ -135,7 +181,7 @@ def without_items(example: Example) -> Example:
     return replace(example, turns=turns)
 
 
-def partners(items: Mapping[Item, Tensor], seed: int) -> dict[Item, Item]:
+def partners(items: Collection[Item], seed: int) -> dict[Item, Item]:
     """Another item of the same modality for every item; an item alone in its modality: itself."""
     partner: dict[Item, Item] = {}
     for modality in sorted({item.modality for item in items}):

@@ -14,6 +14,7 @@ from anymal_lib.instruct.answers import (
     best_blind,
     is_right,
     partners,
+    swapped,
     without_items,
 )
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
@@ -59,6 +60,11 @@ def spoken(model, example, media, item_of=lambda item, media: open_row(media.row
     return model.generate(Dialogue([*before, (last[0], None)]), max_new_tokens=limit)
 
 
+def said(model, examples, tokens, control="clean", seed=0):
+    """The answers under one control."""
+    return answers(model, examples, tokens, (control,), seed)[control]
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [("red", True), ("Red.", True), ("  red ", True), ("reddish", False), ("a red", False),
@@ -71,24 +77,24 @@ def test_an_answer_is_right_by_its_words(text, right):
 
 
 def test_answers_are_those_of_the_models_own_interface(model, media, examples, tokens):
-    found = answers(model, examples, tokens)
+    found = said(model, examples, tokens)
     assert found == [spoken(model, example, media) for example in examples]
     assert len(set(found)) > 5, "the tiny model tells its items apart"
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(model, examples, tokens, own_model):
-    found = answers(model, examples, tokens)
-    assert answers(model, examples[::-1], tokens) == found[::-1]
-    assert [answers(model, [example], tokens)[0] for example in examples] == found
-    assert answers(model, examples + examples, tokens) == found + found
+    found = said(model, examples, tokens)
+    assert said(model, examples[::-1], tokens) == found[::-1]
+    assert [said(model, [example], tokens)[0] for example in examples] == found
+    assert said(model, examples + examples, tokens) == found + found
     small = own_model(eval_batch=3)
     small.adapters.load_state_dict(model.adapters.state_dict())
     small.adapters.eval()
-    assert answers(small, examples, tokens) == found
+    assert said(small, examples, tokens) == found
 
 
 def test_blank_items_leave_only_the_question(model, media, examples, tokens):
-    found = answers(model, examples, tokens, "blank")
+    found = said(model, examples, tokens, "blank")
 
     def blank(item, media):
         return MODALITIES[item.modality].blank()
@@ -96,32 +102,68 @@ def test_blank_items_leave_only_the_question(model, media, examples, tokens):
     assert found == [spoken(model, example, media, blank) for example in examples]
     question = examples[0].question
     about = [ask(question, i, answer="x", kind="any", source="facts") for i in media.rows]
-    said = answers(model, about, media.all_tokens(model, list(media.rows)), "blank")
+    found = said(model, about, media.all_tokens(model, list(media.rows)), "blank")
     for modality in media.banks:
-        of = {t for e, t in zip(about, said, strict=True) if e.items[0].modality == modality}
+        of = {t for e, t in zip(about, found, strict=True) if e.items[0].modality == modality}
         assert len(of) == 1, "one question, one answer"
 
 
 def test_removed_items_leave_a_prompt_of_text(model, media, examples, tokens):
-    found = answers(model, examples, tokens, "removed")
+    found = said(model, examples, tokens, "removed")
     assert found == [spoken(model, without_items(example), media) for example in examples]
     assert all(not without_items(example).items for example in examples)
     assert [without_items(e).question for e in examples] == [e.question for e in examples]
     assert [without_items(e).answer for e in examples] == [e.answer for e in examples]
 
 
+def with_items(example, items):
+    """The same conversation about other items."""
+    left = iter(items)
+    turns = (
+        replace(turn, parts=tuple(p if isinstance(p, str) else next(left) for p in turn.parts))
+        for turn in example.turns
+    )
+    return replace(example, turns=tuple(turns))
+
+
 def test_shuffled_items_are_others_of_their_modality(model, examples, tokens):
-    partner = partners(tokens, seed=3)
-    moved = [
-        replace(example, turns=tuple(
-            replace(turn, parts=tuple(partner.get(part, part) for part in turn.parts))
-            for turn in example.turns
-        ))
-        for example in examples
-    ]  # fmt: skip
-    shuffled = answers(model, examples, tokens, "shuffled", seed=3)
-    assert shuffled == answers(model, moved, tokens)
-    assert shuffled != answers(model, examples, tokens)
+    others = swapped(examples, seed=3)
+    for example, items in zip(examples, others, strict=True):
+        assert [i.modality for i in items] == [i.modality for i in example.items]
+        assert items != example.items
+    moved = [with_items(e, items) for e, items in zip(examples, others, strict=True)]
+    shuffled = said(model, examples, tokens, "shuffled", seed=3)
+    assert shuffled == said(model, moved, tokens)
+    assert shuffled != said(model, examples, tokens)
+
+
+def test_shuffled_items_belong_to_the_same_question_where_they_can(media):
+    """Then what is said of them is known already, and a question keeps its sense."""
+    pictures = [item for item in media.rows if item.modality == "image"][:6]
+    same = [ask("What?", item, answer="x", kind="any", source="facts") for item in pictures[:4]]
+    twice = [*same, replace(same[0], kind="again")]
+    alone = ask("Which?", pictures[5], answer="x", kind="any", source="facts")
+    later = Example((Turn(("What? ", pictures[4]), "x"), Turn(("Sure?",), "y")), "any", "facts")
+    for seed in range(5):
+        *of_same, of_alone, of_later = swapped([*twice, alone, later], seed)
+        assert {items for items in of_same[:4]} == {e.items for e in same}
+        assert of_same[4] == of_same[0] != same[0].items
+        assert of_alone != alone.items and of_later != later.items, "nobody else is asked this"
+
+
+def test_what_was_said_already_is_not_asked_again(model, tokens, monkeypatch):
+    asked = []
+    respond = type(model).respond
+    monkeypatch.setattr(
+        type(model), "respond",
+        lambda self, prompts, spans, **kw: asked.append(len(prompts))
+        or respond(self, prompts, spans, **kw),
+    )  # fmt: skip
+    pictures = [item for item in tokens if item.modality == "image"]
+    same = [ask("What?", item, answer="x", kind="any", source="facts") for item in pictures]
+    found = answers(model, same, tokens, ("clean", "shuffled", "removed"), 1)
+    assert asked == [len(same) + 1] and len(same) > 2
+    assert sorted(found["shuffled"]) == sorted(found["clean"])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -136,27 +178,27 @@ def test_partners_are_a_derangement_within_each_modality(seed, count):
 
 def test_an_unknown_control_is_a_mistake_of_the_caller(model, examples, tokens):
     with pytest.raises(ValueError, match="dark"):
-        answers(model, examples, tokens, "dark")
+        said(model, examples, tokens, "dark")
 
 
 def test_a_report_holds_answers_and_scores_under_each_control(model, media, examples, tokens):
-    said = answers(model, examples, tokens)
+    first = said(model, examples, tokens)
     known = [
         replace(e, turns=(*e.turns[:-1], replace(e.turns[-1], answer=text)))
-        for e, text in zip(examples[:4], said, strict=False)
+        for e, text in zip(examples[:4], first, strict=False)
     ] + examples[4:]
     report = answer_questions(model, media, known, controls=CONTROLS, seed=1)
-    assert report.answers == said
-    assert report.right == [is_right(e, text) for e, text in zip(known, said, strict=True)]
+    assert report.answers == first
+    assert report.right == [is_right(e, text) for e, text in zip(known, first, strict=True)]
     assert report.right[:4] == [True] * 4 and set(report.controls) == set(CONTROLS)
     for control, score in report.controls.items():
-        texts = answers(model, known, tokens, control, 1)
+        texts = said(model, known, tokens, control, 1)
         right = [is_right(e, text) for e, text in zip(known, texts, strict=True)]
         assert score == bootstrap(right, 1)
     assert report.accuracy == sum(report.right) / len(known)
     assert report.blind == best_blind(known)
     alone = answer_questions(model, media, known, controls=("removed",), seed=1)
-    assert list(alone.controls) == ["clean", "removed"] and alone.answers == said
+    assert list(alone.controls) == ["clean", "removed"] and alone.answers == first
 
 
 def test_no_questions_are_refused(model, media):
