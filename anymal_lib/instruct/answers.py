@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -147,23 +147,20 @@ def swapped(examples: Sequence[Example], seed: int) -> list[tuple[Item, ...]]:
 
     Where none does, others of the same modality among all examples' items.
     """
-    groups: dict[tuple[object, ...], dict[tuple[Item, ...], None]] = defaultdict(dict)
-    keys = [_asked(example) for example in examples]
-    for key, example in zip(keys, examples, strict=True):
-        groups[key][example.items] = None
-    partner: dict[tuple[object, ...], dict[tuple[Item, ...], tuple[Item, ...]]] = {}
-    for key, group in groups.items():
-        own = sorted(group, key=str)
-        partner[key] = {i: own[k] for i, k in zip(own, ring(len(own), seed), strict=True)}
+    groups: dict[Hashable, set[tuple[Item, ...]]] = defaultdict(set)
+    for example in examples:
+        groups[_asked(example)].add(example.items)
     anyone = partners({item for e in examples for item in e.items}, seed)
-    found = [partner[key][example.items] for key, example in zip(keys, examples, strict=True)]
-    return [
-        tuple(anyone[item] for item in e.items) if own == e.items else own
-        for own, e in zip(found, examples, strict=True)
-    ]
+    partner = {}
+    for asked, group in groups.items():
+        own = sorted(group, key=str)
+        for items, k in zip(own, ring(len(own), seed), strict=True):
+            others = own[k] if len(own) > 1 else tuple(anyone[item] for item in items)
+            partner[asked, items] = others
+    return [partner[_asked(example), example.items] for example in examples]
 
 
-def _asked(example: Example) -> tuple[object, ...]:
+def _asked(example: Example) -> Hashable:
     """All that a prompt says, with the modality in place of each item."""
     said = (
         tuple(part.modality if isinstance(part, Item) else (part,) for part in turn.parts)

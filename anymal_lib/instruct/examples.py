@@ -29,7 +29,7 @@ class Example:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
         source: where it comes from: "written", "facts", "synthetic", "pairs", "captions",
-            "dialogues", "blind", "text" or "planted".
+            "dialogues", "blind" or "planted".
     """
 
     turns: tuple[Turn, ...]
