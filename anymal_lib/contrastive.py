@@ -74,6 +74,7 @@ def align_encoder(
             {"params": [logit_scale], "weight_decay": 0.0, "lr": 10 * spec.learning_rate},
         ],
         lr=spec.learning_rate,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, spec))
     bank.require_captions()

@@ -29,6 +29,11 @@ def fast_bf16() -> bool:
     return matmul_gflops(512) >= matmul_gflops(512, dtype=torch.float32)
 
 
+def own_gflops() -> float:
+    """Speed of a matrix product in what an LLM is computed in here, bf16 or fp32, in GFLOP/s."""
+    return matmul_gflops(dtype=torch.bfloat16 if fast_bf16() else torch.float32)
+
+
 def has_compiler() -> bool:
     """Whether there is a C++ compiler, which torch compiles for a CPU with."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None

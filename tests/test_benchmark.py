@@ -146,6 +146,15 @@ def test_metrics_carry_the_names_of_the_contract():
     json.dumps(metrics)
 
 
+def test_where_fp32_is_faster_quantized_steps_stand_beside_both():
+    times = {"fp32": [2.0] * 3, "bf16": [8.0] * 3, "int8": [3.0] * 3, "nf4": [4.0] * 3}
+    spread = Spread(9.0, 8.0, 10.0)
+    found = suite.Generation(spread, spread, spread)
+    ratios = suite.metrics(fake_headline(), Times(times), found)["ratios"]
+    assert (ratios["nf4_over_fp32"], ratios["int8_over_fp32"]) == (2.0, 1.5)
+    assert (ratios["nf4_over_bf16"], ratios["int8_over_bf16"]) == (0.5, 0.375)
+
+
 def test_tables_and_figures_show_every_step():
     found = fake_headline()
     shown = figures.table(found.rows())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anymal_lib import machine
-from anymal_lib.machine import fast_bf16, keep_freed_memory, matmul_gflops
+from anymal_lib.machine import fast_bf16, keep_freed_memory, matmul_gflops, own_gflops
 
 
 @pytest.fixture
@@ -31,8 +31,10 @@ def test_bf16_is_measured_once(measured_anew):
 )
 def test_bf16_is_fast_where_it_multiplies_no_slower(measured_anew, monkeypatch, bf16, fp32, fast):
     speeds = {torch.bfloat16: bf16, torch.float32: fp32}
-    monkeypatch.setattr(machine, "matmul_gflops", lambda size, dtype=torch.bfloat16: speeds[dtype])
+    measured = lambda size=1024, dtype=torch.bfloat16: speeds[dtype]  # noqa: E731
+    monkeypatch.setattr(machine, "matmul_gflops", measured)
     assert fast_bf16() == fast
+    assert own_gflops() == max(bf16, fp32), "what runs are compared by is the type they run in"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -53,7 +53,9 @@ def test_rows_and_features_are_those_of_the_bank(stream_bank, bank_of, image_car
     assert [stream.rows[k].id for k in range(16)] == order
     assert sorted(order) == sorted(known)
     for k in (15, 3, 16 + 2, 0):  # any order, and the next epoch
-        torch.testing.assert_close(stream.intermediate[k], known[stream.rows[k].id])
+        # Batches of another size may be added up in another order.
+        own, kept = stream.intermediate[k], known[stream.rows[k].id]
+        torch.testing.assert_close(own, kept, rtol=1e-3, atol=1e-4)
     assert len(stream._chunks) == 3
     assert stream.report()["skipped"] == []
 

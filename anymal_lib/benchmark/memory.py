@@ -66,7 +66,7 @@ def growth(
 
 
 def _measure(kind: str, work: Work, switches: StepSpec, profile: Profile) -> Growth:
-    bench = Bench(load_llm(profile.llm, bits=32 if kind == "usual" else 16), work, switches)
+    bench = Bench(load_llm(profile.llm, bits=32 if kind == "usual" else None), work, switches)
     step = {
         "bare": bench.bare,
         "ours": bench.ours,

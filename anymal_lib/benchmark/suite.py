@@ -100,10 +100,10 @@ class Headline:
 
 def headline(plan: Plan) -> Headline:
     """Bare step, ours, ours compiled, the transformers recipe and the usual recipe."""
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     bench = Bench(llm, plan.work)
     usual = Bench(load_llm(plan.profile.llm, bits=32), plan.work)
-    compiled = load_llm(plan.profile.llm, bits=16)
+    compiled = load_llm(plan.profile.llm)
     with ExitStack() as stack:
         stack.enter_context(compiled_layers(compiled))
         steps = {
@@ -121,14 +121,14 @@ def headline(plan: Plan) -> Headline:
         {kind: growth(kind, plan.work, profile=plan.profile.name) for kind in plan.memory},
         plan.work.batch * plan.work.length,
         bench.floating_point_operations() / times.of("ours").median / 1e9,
-        peak_gflops(),
+        peak_gflops(llm.dtype),
     )
 
 
-def peak_gflops() -> float:
-    """The fastest bf16 matrix product that this machine shows."""
+def peak_gflops(dtype: torch.dtype) -> float:
+    """The fastest matrix product of a type that this machine shows."""
     sizes = (4096, 8192) if torch.cuda.is_available() else (1024, 2048)
-    return max(matmul_gflops(size) for size in sizes for _ in range(3))
+    return max(matmul_gflops(size, dtype=dtype) for size in sizes for _ in range(3))
 
 
 def switches(plan: Plan) -> dict[str, Spread]:
@@ -137,7 +137,7 @@ def switches(plan: Plan) -> dict[str, Spread]:
     Captions of mixed length and two micro-batches, so that sorting has something to do. What the
     allocator keeps is a matter of the whole process: see `memory_kept`.
     """
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     work = replace(plan.work, caption=12, spread=4, micro_batch=max(1, plan.work.batch // 2))
     on = StepSpec(compile=False)
     plain = {"caption_logits": False, "prefix": False, "sort_micro_batches": False}
@@ -163,26 +163,28 @@ def memory_kept(plan: Plan) -> dict[str, Growth]:
 
 
 def precisions(plan: Plan) -> Times:
-    """Our step before an LLM in bf16, int8 and nf4."""
-    llms = {PRECISIONS[bits]: load_llm(plan.profile.llm, bits=bits) for bits in (16, 8, 4)}
-    return alternate({n: Bench(llm, plan.work).ours() for n, llm in llms.items()}, plan.rounds)
+    """Our step before the LLM in bf16, int8 and nf4; first in fp32 where that is faster here."""
+    own = load_llm(plan.profile.llm)
+    rest = [load_llm(plan.profile.llm, bits=bits) for bits in (16, 8, 4) if bits != own.bits]
+    steps = {PRECISIONS[llm.bits]: Bench(llm, plan.work).ours() for llm in (own, *rest)}
+    return alternate(steps, plan.rounds if own.bits == 16 else _few(plan))
 
 
 def batches(plan: Plan) -> dict[int, Times]:
     """Our step and the bare one at several batch sizes."""
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     return {size: _against_bare(llm, replace(plan.work, batch=size), plan) for size in plan.batches}
 
 
 def caption_lengths(plan: Plan) -> dict[int, Times]:
     """Our step and the bare one as captions grow."""
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     return {n: _against_bare(llm, replace(plan.work, caption=n), plan) for n in plan.captions}
 
 
 def modality_tokens(plan: Plan) -> dict[int, Times]:
     """Our step and the bare one as modality tokens grow; beside it a resampler's."""
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     found = {}
     for count in plan.tokens:
         work = replace(plan.work, modality=count)
@@ -221,7 +223,7 @@ def random_llm(shape: str) -> FrozenLLM:
     """A LLaMA of a given size with random weights: its speed is that of a trained one."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    base = load_llm(MINI.llm, bits=16)
+    base = load_llm(MINI.llm)
     width, inner, layers, heads, groups = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=len(base.tokenizer),
@@ -231,12 +233,12 @@ def random_llm(shape: str) -> FrozenLLM:
         num_attention_heads=heads,
         num_key_value_heads=groups,
         tie_word_embeddings=width < 4096,
-        dtype=torch.bfloat16,
+        dtype=base.dtype,
         attn_implementation="eager" if default_device() == "cpu" else "sdpa",
     )
     with torch.device(default_device()):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
-    return FrozenLLM(model, base.tokenizer, Identity(f"random {shape}", ""), 16)
+        model = LlamaForCausalLM(config).to(base.dtype)
+    return FrozenLLM(model, base.tokenizer, Identity(f"random {shape}", ""), base.bits)
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,10 @@ class Size:
 
 def sizes(plan: Plan) -> dict[str, Size]:
     """Our step and the bare one as the LLM grows, random weights."""
-    peak, found = peak_gflops(), {}
+    found = {}
     for shape in plan.shapes:
         llm = random_llm(shape)
+        peak = peak_gflops(llm.dtype)
         bench = Bench(llm, plan.work)
         times = alternate({"bare": bench.bare(), "ours": bench.ours()}, _few(plan))
         speed = bench.floating_point_operations() / times.of("ours").median / 1e9
@@ -271,7 +274,7 @@ def on_gpu(plan: Plan) -> dict[str, dict[str, float]]:
 def _largest_batch(llm: FrozenLLM, work: Work, most: int = 4096) -> dict[str, float]:
     """By doubling, until memory is short."""
     best: dict[str, float] = {}
-    peak, size = peak_gflops(), 16
+    peak, size = peak_gflops(llm.dtype), 16
     while size <= most:
         try:
             bench = Bench(llm, replace(work, batch=size))
@@ -300,7 +303,7 @@ class Generation:
 
 def generation(plan: Plan, new_tokens: int = 12) -> Generation:
     """Greedy captions of `plan.prompts` items in one batch against the same prompts one by one."""
-    llm = load_llm(plan.profile.llm, bits=16)
+    llm = load_llm(plan.profile.llm)
     bench = Bench(llm, replace(plan.work, batch=plan.prompts))
     prompts, tokens = bench.prompts(answered=False), list(bench.tokens().detach())
     speeds: list[tuple[float, float]] = []
@@ -336,7 +339,7 @@ def encoding(plan: Plan) -> dict[str, Encoding]:
 
     The encoders are not aligned: that changes their weights and not their speed.
     """
-    step = Bench(load_llm(plan.profile.llm, bits=16), plan.work).ours()
+    step = Bench(load_llm(plan.profile.llm), plan.work).ours()
     found = {}
     for modality, spec in plan.profile.modalities.items():
         manifest = profile_manifest(spec.manifest)
@@ -411,9 +414,13 @@ def ratios(found: Headline) -> dict[str, Spread]:
 
 def metrics(found: Headline, precisions: Times, generation: Generation) -> dict[str, Any]:
     """The `metrics` part of metrics.json that the contract names; medians, quartiles beside."""
+    first = next(iter(precisions.seconds))
     spreads = ratios(found) | {
-        "nf4_over_bf16": precisions.ratio("nf4", "bf16"),
-        "int8_over_bf16": precisions.ratio("int8", "bf16"),
+        **{
+            f"{name}_over_{base}": precisions.ratio(name, base)
+            for name in ("nf4", "int8")
+            for base in dict.fromkeys((first, "bf16"))
+        },
         "batched_generation_speedup": generation.speedup,
     }
     bare = found.growth["bare"].megabytes
