@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
 from anymal_lib.checksums import weights_checksum
 from anymal_lib.errors import AssetError, ConfigError
-from anymal_lib.machine import default_device, fast_bf16
+from anymal_lib.machine import default_device, fast_dtype
 
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 PRECISIONS = {32: "fp32", 16: "bf16", 8: "int8", 4: "nf4"}
+_TYPES = {32: torch.float32, 16: torch.bfloat16}  # int8 and nf4 compute in what is fast here
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def load_llm(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if bits is None:
-        bits = 16 if fast_bf16() else 32
+        bits = next(bits for bits, dtype in _TYPES.items() if dtype == fast_dtype())
     if bits not in PRECISIONS:
         raise ConfigError(
             "BITS",
@@ -284,17 +285,17 @@ def load_llm(
             got=repr(bits),
             do="Set BITS to 32 (fp32), 16 (bf16), 8 (int8) or 4 (nf4).",
         )
-    device = device or default_device()
+    device, dtype = device or default_device(), _TYPES.get(bits) or fast_dtype()
     place, revision, identity = _resolve(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
             place,
             revision=revision,
-            dtype=_activations(bits),
+            dtype=dtype,
             # SDPA is slower than eager attention on a CPU at these short lengths.
             attn_implementation="eager" if device == "cpu" else "sdpa",
-            quantization_config=_quantization(bits),
+            quantization_config=_quantization(bits, dtype),
             device_map={"": device},
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -328,16 +329,7 @@ def _unpack_scales(model: nn.Module) -> None:
             state.nested, state.state2, state.offset = False, None, None
 
 
-def _activations(bits: int) -> torch.dtype:
-    """The type of all that is not quantized. Without bf16 instructions a step in it takes 40 times
-    as long as in fp32, before quantized weights too.
-    """
-    if bits == 32 or (bits < 16 and not fast_bf16()):
-        return torch.float32
-    return torch.bfloat16
-
-
-def _quantization(bits: int) -> Any:
+def _quantization(bits: int, dtype: torch.dtype) -> Any:
     if bits >= 16:
         return None
     from transformers import BitsAndBytesConfig
@@ -348,7 +340,7 @@ def _quantization(bits: int) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_activations(bits),
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

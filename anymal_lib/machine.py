@@ -29,9 +29,14 @@ def fast_bf16() -> bool:
     return matmul_gflops(512) >= matmul_gflops(512, dtype=torch.float32)
 
 
+def fast_dtype() -> torch.dtype:
+    """What an LLM is computed in here: bf16 where this machine is fast at it, else fp32."""
+    return torch.bfloat16 if fast_bf16() else torch.float32
+
+
 def own_gflops() -> float:
-    """Speed of a matrix product in what an LLM is computed in here, bf16 or fp32, in GFLOP/s."""
-    return matmul_gflops(dtype=torch.bfloat16 if fast_bf16() else torch.float32)
+    """Speed of a matrix product in `fast_dtype`, in GFLOP/s."""
+    return matmul_gflops(dtype=fast_dtype())
 
 
 def has_compiler() -> bool:

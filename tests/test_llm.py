@@ -11,7 +11,7 @@ from anymal_lib.assets import HubAsset
 from anymal_lib.config import load_profile
 from anymal_lib.errors import AnyMALError, AssetError, ConfigError
 from anymal_lib.llm import FrozenLLM, _quantization, join_masks, load_llm
-from anymal_lib.machine import fast_bf16
+from anymal_lib.machine import fast_dtype
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render, splice, split_prefix
 from anymal_lib.train import train_adapter
@@ -40,8 +40,7 @@ def spans_of(llm, count, length=3, seed=0):
 def test_every_precision_loads_frozen_and_passes_gradients(tiny_llm, bits):
     llm = tiny_llm(bits)
     assert isinstance(llm, FrozenLLM) and llm.bits == bits and llm.width == 64
-    half = bits == 16 or (bits < 16 and fast_bf16())
-    assert llm.dtype == (torch.bfloat16 if half else torch.float32)
+    assert llm.dtype == {32: torch.float32, 16: torch.bfloat16}.get(bits, fast_dtype())
     assert not any(p.requires_grad for p in llm.model.parameters())
     _, leaf = spans_of(llm, 3)
     loss = AnyMAL(llm, load_profile("mini")).response_loss(prompts_of(llm), list(leaf))
@@ -77,8 +76,8 @@ def test_nf4_scales_unpacked_for_the_cpu_are_those_of_double_quantization(tiny_f
 
     own = AutoModelForCausalLM.from_pretrained(
         tiny_folder,
-        dtype=torch.bfloat16 if fast_bf16() else torch.float32,
-        quantization_config=_quantization(4),
+        dtype=fast_dtype(),
+        quantization_config=_quantization(4, fast_dtype()),
         device_map={"": "cpu"},
     )
     nested = [m for m in own.base_model.modules() if isinstance(m, torch.nn.Linear)]
@@ -137,32 +136,30 @@ def test_unknown_bits_are_refused(tiny_folder, bits):
     assert repr(bits) in str(error.value)
 
 
-@pytest.mark.parametrize(("fast", "bits"), [(True, 16), (False, 32)])
+@pytest.mark.parametrize(("fast", "bits"), [(torch.bfloat16, 16), (torch.float32, 32)])
 def test_without_bits_the_machine_decides_between_bf16_and_fp32(
     tiny_folder, monkeypatch, fast, bits
 ):
-    monkeypatch.setattr("anymal_lib.llm.fast_bf16", lambda: fast)
+    monkeypatch.setattr("anymal_lib.llm.fast_dtype", lambda: fast)
     llm = load_llm(tiny_folder)
-    assert llm.bits == bits
-    assert llm.dtype == (torch.bfloat16 if fast else torch.float32)
+    assert (llm.bits, llm.dtype) == (bits, fast)
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_activations_before_quantized_weights_are_of_the_type_that_is_fast(
     tiny_folder, monkeypatch, fast, bits
 ):
-    monkeypatch.setattr("anymal_lib.llm.fast_bf16", lambda: fast)
+    monkeypatch.setattr("anymal_lib.llm.fast_dtype", lambda: fast)
     llm = load_llm(tiny_folder, bits=bits)
-    own = torch.bfloat16 if fast else torch.float32
-    assert llm.dtype == own
+    assert llm.dtype == fast
     _, leaf = spans_of(llm, 3)
-    states = llm.hidden(leaf.to(own))
+    states = llm.hidden(leaf.to(fast))
     states.float().square().mean().backward()
-    assert states.dtype == own
+    assert states.dtype == fast
     assert torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0
     if bits == 4:
-        assert {layer.compute_dtype for layer in body_linears(llm)} == {own}
+        assert {layer.compute_dtype for layer in body_linears(llm)} == {fast}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from anymal_lib.compiled import compiled_layers
 from anymal_lib.config import MINI
 from anymal_lib.encoders import Encoder
 from anymal_lib.llm import PRECISIONS, FrozenLLM, Identity, load_llm
-from anymal_lib.machine import default_device, matmul_gflops
+from anymal_lib.machine import default_device, fast_dtype, matmul_gflops
 from anymal_lib.manifest import Row
 from anymal_lib.modalities import MODALITIES, open_row
 from anymal_lib.runs import Run
@@ -121,14 +121,14 @@ def headline(plan: Plan) -> Headline:
         {kind: growth(kind, plan.work, profile=plan.profile.name) for kind in plan.memory},
         plan.work.batch * plan.work.length,
         bench.floating_point_operations() / times.of("ours").median / 1e9,
-        peak_gflops(llm.dtype),
+        peak_gflops(),
     )
 
 
-def peak_gflops(dtype: torch.dtype) -> float:
-    """The fastest matrix product of a type that this machine shows."""
+def peak_gflops() -> float:
+    """The fastest matrix product that this machine shows, in what the LLM is computed in."""
     sizes = (4096, 8192) if torch.cuda.is_available() else (1024, 2048)
-    return max(matmul_gflops(size, dtype=dtype) for size in sizes for _ in range(3))
+    return max(matmul_gflops(size, dtype=fast_dtype()) for size in sizes for _ in range(3))
 
 
 def switches(plan: Plan) -> dict[str, Spread]:
@@ -167,6 +167,7 @@ def precisions(plan: Plan) -> Times:
     own = load_llm(plan.profile.llm)
     rest = [load_llm(plan.profile.llm, bits=bits) for bits in (16, 8, 4) if bits != own.bits]
     steps = {PRECISIONS[llm.bits]: Bench(llm, plan.work).ours() for llm in (own, *rest)}
+    # Where bf16 is slow it is by far the longest of these steps.
     return alternate(steps, plan.rounds if own.bits == 16 else _few(plan))
 
 
@@ -252,10 +253,9 @@ class Size:
 
 def sizes(plan: Plan) -> dict[str, Size]:
     """Our step and the bare one as the LLM grows, random weights."""
-    found = {}
+    peak, found = peak_gflops(), {}
     for shape in plan.shapes:
         llm = random_llm(shape)
-        peak = peak_gflops(llm.dtype)
         bench = Bench(llm, plan.work)
         times = alternate({"bare": bench.bare(), "ours": bench.ours()}, _few(plan))
         speed = bench.floating_point_operations() / times.of("ours").median / 1e9
@@ -274,7 +274,7 @@ def on_gpu(plan: Plan) -> dict[str, dict[str, float]]:
 def _largest_batch(llm: FrozenLLM, work: Work, most: int = 4096) -> dict[str, float]:
     """By doubling, until memory is short."""
     best: dict[str, float] = {}
-    peak, size = peak_gflops(llm.dtype), 16
+    peak, size = peak_gflops(), 16
     while size <= most:
         try:
             bench = Bench(llm, replace(work, batch=size))
@@ -414,12 +414,11 @@ def ratios(found: Headline) -> dict[str, Spread]:
 
 def metrics(found: Headline, precisions: Times, generation: Generation) -> dict[str, Any]:
     """The `metrics` part of metrics.json that the contract names; medians, quartiles beside."""
-    first = next(iter(precisions.seconds))
     spreads = ratios(found) | {
         **{
             f"{name}_over_{base}": precisions.ratio(name, base)
             for name in ("nf4", "int8")
-            for base in dict.fromkeys((first, "bf16"))
+            for base in dict.fromkeys((precisions.first, "bf16"))
         },
         "batched_generation_speedup": generation.speedup,
     }

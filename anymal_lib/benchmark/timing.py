@@ -42,6 +42,11 @@ class Times:
 
     seconds: Mapping[str, Sequence[float]]
 
+    @property
+    def first(self) -> str:
+        """The step that was named first: what the others are compared with."""
+        return next(iter(self.seconds))
+
     def of(self, name: str) -> Spread:
         """Seconds of one step."""
         return Spread.of(self.seconds[name])

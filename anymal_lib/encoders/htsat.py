@@ -80,6 +80,8 @@ class Htsat(nn.Module):
         if spec.positions:
             self.tower.absolute_pos_embed.data.copy_(_folded_positions(self.tower)[None])
         self.width: int = self.tower.num_features
+        # A frame of the last stage stands for this many after laion-clap's repetition.
+        self._repeated = 8 * self.tower.patch_stride[1]
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """(b, s) -> log-mel spectrogram in dB, (b, 1, t, m)."""
@@ -94,17 +96,8 @@ class Htsat(nn.Module):
         normed = tower.bn0(spectrogram.transpose(1, 3)).transpose(1, 3)
         square = tower.reshape_wav2img(normed)
         index = [] if longer is None else longer.nonzero().flatten()
-        x = tower.patch_embed(square, longer_idx=index)  # (b, patches, c)
-        if tower.ape:
-            x = x + tower.absolute_pos_embed
-        x = tower.pos_drop(x)
-        for stage in tower.layers:
-            x, _ = stage(x)
-        # The patches of the last stage: pieces below each other, in each its pitches and times.
-        # laion-clap's own readout repeats frames that nobody reads, and classifies.
-        columns = tower.patches_resolution[1] >> (len(tower.layers) - 1)
-        patches = tower.norm(x).unflatten(1, (tower.freq_ratio, -1, columns))
-        return patches.mean(2).flatten(1, 2), patches.mean((1, 2, 3))
+        out = tower.forward_features(square, longer_idx=index)
+        return out["fine_grained_embedding"][:, :: self._repeated], out["embedding"]
 
 
 def _folded_positions(tower: Any) -> Tensor:
