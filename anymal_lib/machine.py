@@ -24,9 +24,11 @@ def default_device() -> str:
 def fast_bf16() -> bool:
     """Whether this machine multiplies bf16 matrices at least as fast as fp32 ones (measured).
 
-    Processors without bf16 instructions emulate them, several times slower.
+    Processors without bf16 instructions emulate them, several times slower. On a GPU a small
+    product would measure how fast it is started.
     """
-    return matmul_gflops(512) >= matmul_gflops(512, dtype=torch.float32)
+    size = 4096 if torch.cuda.is_available() else 512
+    return matmul_gflops(size) >= matmul_gflops(size, dtype=torch.float32)
 
 
 def fast_dtype() -> torch.dtype:

@@ -63,6 +63,10 @@ class Embeddings(Encoder):
     modality = _MODALITY
     sequence_width = pooled_width = _EMBEDDING
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("place", torch.empty(0))  # tells which device it is moved to
+
     def prepare(self, item: Any) -> Tensor:
         """Not used: the bank holds the embeddings."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -127,7 +128,8 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the encoder computes."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        held = chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in held), torch.device("cpu"))
 
     def augment(self, intermediate: Tensor, generator: torch.Generator) -> Tensor:
         """A random variant of training inputs, on the CPU; the identity where there is none."""
