@@ -141,35 +141,34 @@ MINI = Profile(
         ),
     },
     finetune=FinetuneSpec(
-        projection=TrainSpec(batch=32, learning_rate=1e-3, steps=50),
-        lora_train=TrainSpec(batch=32, learning_rate=5e-4, steps=720),
-        lora=LoraSpec(rank=32, alpha=64),
-        adapter_rate=0.15,  # at LoRA's own rate clips lost their direction
+        projection=TrainSpec(batch=64, learning_rate=1e-3, steps=50, micro_batch=32),
+        lora_train=TrainSpec(batch=64, learning_rate=2e-3, steps=360, micro_batch=32),
+        lora=LoraSpec(rank=8, alpha=16),
+        adapter_rate=0.1,  # at LoRA's own rate clips lost their direction
         questions=OPEN_QUESTIONS,
-        # What has many values, or is not known from pictures already.
-        emphasis={"instrument": 2, "exercise": 2, "direction": 2},
         weights={
-            "image": 0.6,
-            "negated": 0.7,
-            "imu": 0.7,
-            "audio": 4.0,
-            "video": 1.5,
-            "captions": 1.5,
-            "dialogues": 0.3,
-            "pairs": 6.0,
-            "blind": 0.4,
+            "image": 1.5,
+            "negated": 1.7,
+            "imu": 1.0,
+            "audio": 2.5,
+            "video": 2.0,
+            "captions": 1.6,
+            "dialogues": 0.5,
+            "pairs": 4.3,
+            "blind": 0.6,
         },
-        # What a yes/no question needs, to see whether its word matches the item, is learned fact
-        # by fact, and first and soonest from plain questions about pictures alone. Negated ones
-        # follow: from the start, a match would say nothing about the answer. A longer run does not
-        # need longer for it. Captions keep the other adapters' words from being forgotten.
+        # What a yes/no question needs, to see whether its word matches the picture, is learned in
+        # one jump and sooner from plain questions about pictures alone. Negated ones follow: from
+        # the start, a match would say nothing about the answer. The other parts grow in when this
+        # is firm, or the shock of them undoes it. A longer run does not need longer for it.
+        # Captions keep the other adapters' words from being forgotten meanwhile.
         times={
-            "captions": (0.13, 0.28),
-            "negated": (0.12, 0.17),
-            **dict.fromkeys(("imu", "audio", "video"), (0.16, 0.26)),
-            **dict.fromkeys(("dialogues", "pairs", "blind"), (0.45, 0.57)),
+            "captions": (0.1, 0.4),
+            "negated": (0.26, 0.36),
+            **dict.fromkeys(("imu", "audio", "video"), (0.4, 0.6)),
+            **dict.fromkeys(("dialogues", "pairs", "blind"), (0.42, 0.62)),
         },
-        growth=720,
+        growth=360,
     ),
 )
 

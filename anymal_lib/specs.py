@@ -71,8 +71,6 @@ class FinetuneSpec:
     # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
     # None: LoRA's (ours).
     adapter_rate: float | None = None
-    # Fact -> how many times as often it is asked about as others, in training (ours).
-    emphasis: dict[str, int] = field(default_factory=dict)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

@@ -6,7 +6,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from anymal_lib.instruct.examples import Example, Item, ask
 from anymal_lib.instruct.verdicts import denies
@@ -126,8 +125,7 @@ def from_facts(
     *,
     seed: int,
     fact_values: Mapping[str, Sequence[str]],
-    contrasts: int = 0,
-    emphasis: Mapping[str, int] = MappingProxyType({}),
+    both: bool = False,
 ) -> list[Example]:
     """Questions per row and fact: what its value is, and whether it is a value that is named.
 
@@ -142,9 +140,7 @@ def from_facts(
         seed: of phrasings and of values that are named.
         fact_values: fact -> all its values, as `Manifest.fact_values`; a fact with one value has
             no yes/no question.
-        contrasts: beside every question for a value ask so many times about the right value and
-            as often about a wrong one, and not just once about one of them.
-        emphasis: fact -> how many times as often as others it is asked about.
+        both: ask about the right value and about a wrong one, and not about one of them.
 
     Returns:
         Examples with source "facts" and kind "<fact>" or "<fact> yes/no", rows in their order.
@@ -155,18 +151,14 @@ def from_facts(
         for fact, value in row.facts.items():
             draw = random.Random(f"{seed}/{row.id}/{fact}")
             whats, whethers = templates.get(modality, {}).get(fact, _GENERIC)
+            question = draw.choice(whats).format(fact=fact)
+            examples.append(ask(question, item, answer=value, kind=fact, source="facts"))
             others = [other for other in sorted(fact_values[fact]) if other != value]
-            for _ in range(emphasis.get(fact, 1)):
-                question = draw.choice(whats).format(fact=fact)
-                examples.append(ask(question, item, answer=value, kind=fact, source="facts"))
-                if not others:
-                    continue
-                pairs = [
-                    (("yes", value), ("no", draw.choice(others))) for _ in range(max(1, contrasts))
-                ]
-                answered = [one for pair in pairs for one in pair]
-                for answer, named in answered if contrasts else [draw.choice(answered)]:
-                    question = draw.choice(whethers).format(fact=fact, value=named)
-                    kind = f"{fact} yes/no"
-                    examples.append(ask(question, item, answer=answer, kind=kind, source="facts"))
+            if not others:
+                continue
+            answered = [("yes", value), ("no", draw.choice(others))]
+            for answer, named in answered if both else [draw.choice(answered)]:
+                question = draw.choice(whethers).format(fact=fact, value=named)
+                kind = f"{fact} yes/no"
+                examples.append(ask(question, item, answer=answer, kind=kind, source="facts"))
     return examples

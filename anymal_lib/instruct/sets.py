@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from anymal_lib import stages
 from anymal_lib.bank import Bank
@@ -28,9 +27,6 @@ from anymal_lib.sources import profile_manifest
 TURNS = 3  # questions of a conversation
 _DIALOGUES = 4000  # conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
-# Whether a word fits an item, or two items agree, is harder to learn than what the word is.
-_CONTRASTS = 3  # questions about a right value and about a wrong one, beside one for the value
-_AGREEMENTS = 4  # questions whether two items agree, beside one which of them shows a value
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     train, test, banks = {}, {}, {"train": {}, "test": {}}
     for modality, manifest in manifests.items():
         for split, examples in (("train", train), ("test", test)):
-            examples[modality], rows = questions_of(
-                manifest, split, run.seed, model.profile.finetuning.emphasis
-            )
+            examples[modality], rows = questions_of(manifest, split, run.seed)
             encoder = model.encoders[modality]
             banks[split][modality] = stages.bank(model.profile, encoder, manifest, split, rows)
     media = {split: Media(found) for split, found in banks.items()}
@@ -99,25 +93,21 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     )
 
 
-def questions_of(
-    manifest: Manifest, split: str, seed: int, emphasis: Mapping[str, int] = MappingProxyType({})
-) -> tuple[list[Example], list[Row]]:
-    """Questions about a split, read or made of its facts, and the rows that they are about.
-
-    `emphasis` is that of `from_facts`, for the training split.
-    """
+def questions_of(manifest: Manifest, split: str, seed: int) -> tuple[list[Example], list[Row]]:
+    """Questions about a split, read or made of its facts, and the rows that they are about."""
     rows = manifest.split(split)
     if any(row.question for row in rows):
         return written(manifest, split)
-    learned = {"contrasts": _CONTRASTS, "emphasis": emphasis} if split == "train" else {}
-    values = manifest.fact_values
-    asked = from_facts(rows, manifest.modality, seed=seed, fact_values=values, **learned)
+    # Whether a word fits is harder to learn than what the word is: it is asked twice as often.
+    both, values = split == "train", manifest.fact_values
+    asked = from_facts(rows, manifest.modality, seed=seed, fact_values=values, both=both)
     return asked, rows
 
 
 def _pairs(run: Run, banks: dict[str, Bank], split: str) -> list[Example]:
     rows = {modality: bank.rows for modality, bank in banks.items()}
-    agreements = _AGREEMENTS if split == "train" else 1
+    # Whether two items agree is harder to learn than which of them shows a value.
+    agreements = 2 if split == "train" else 1
     count = at_most(run, _PAIRS[split])
     return item_pairs(rows, count=count, seed=run.seed, agreements=agreements)
 
