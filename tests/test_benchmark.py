@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anymal_lib.benchmark import figures, suite
 from anymal_lib.benchmark.memory import Growth, growth
-from anymal_lib.benchmark.steps import Bench, Work
+from anymal_lib.benchmark.steps import Bench, Embeddings, Work
 from anymal_lib.benchmark.timing import Spread, Times, alternate
 from anymal_lib.config import MINI
 from anymal_lib.errors import AnyMALError
@@ -178,6 +178,10 @@ def test_a_random_llm_has_its_shape_and_fits_the_gpu_search(monkeypatch):
     best = suite._largest_batch(llm, WORK, most=32)
     assert best["batch"] == 32 and best["tokens / s"] > 0
     assert suite.on_gpu(suite.QUICK) == {} or torch.cuda.is_available()
+
+
+def test_an_encoder_without_weights_is_where_it_was_moved_to():
+    assert Embeddings().to("meta").device.type == "meta"
 
 
 def test_switches_and_generation_are_measured_on_any_llm(tiny_folder):
