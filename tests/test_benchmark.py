@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anymal_lib.benchmark import figures, suite
+from anymal_lib.benchmark import curves, figures, inference, recipes, switches
 from anymal_lib.benchmark.memory import Growth, growth
+from anymal_lib.benchmark.plan import QUICK, Plan, plan_of
 from anymal_lib.benchmark.steps import Bench, Embeddings, Work
 from anymal_lib.benchmark.timing import Spread, Times, alternate
 from anymal_lib.config import MINI
@@ -94,12 +95,19 @@ def test_the_padded_recipe_does_more_work_and_the_longer_the_more(bench):
     assert ours < exact < padded
 
 
-def test_steps_alternate_and_warm_rounds_do_not_count():
+def test_steps_alternate_each_timed_after_one_of_its_own():
     calls = []
-    times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, warm=2)
-    rounds = [tuple(calls[k : k + 2]) for k in range(0, len(calls), 2)]
-    assert len(rounds) == 5 and set(rounds) == {("a", "b"), ("b", "a")}, "in either order"
-    assert {name: len(seconds) for name, seconds in times.seconds.items()} == {"a": 3, "b": 3}
+    steps = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = alternate(steps, 5)
+    rounds = [tuple(calls[k : k + 4]) for k in range(0, len(calls), 4)]
+    assert len(rounds) == 5 and set(rounds) == {("a", "a", "b", "b"), ("b", "b", "a", "a")}
+    assert {name: len(seconds) for name, seconds in times.seconds.items()} == {"a": 5, "b": 5}
+
+
+def test_steps_can_be_timed_after_another_one():
+    calls = []
+    alternate({"read": lambda: calls.append("read")}, 2, before=lambda: calls.append("step"))
+    assert calls == ["step", "read", "step", "read"]
 
 
 def test_a_ratio_is_the_median_of_pairs():
@@ -115,7 +123,7 @@ def test_a_ratio_is_the_median_of_pairs():
 )
 def test_the_parameters_choose_the_plan(tmp_path, asked, batch, rounds):
     given = {"PROFILE": "mini", "OUTPUT_DIR": str(tmp_path), "ROUNDS": None, "QUICK": False}
-    plan = suite.plan(start("11_performance", {**given, **asked}))
+    plan = plan_of(start("11_performance", {**given, **asked}))
     assert (plan.work.batch, plan.rounds, plan.profile.name) == (batch, rounds, "mini")
 
 
@@ -124,13 +132,13 @@ def fake_headline():
     seconds = {name: [k + 1.0] * 3 for k, name in enumerate(names)}
     parts = Times({"ours": [2.0] * 3, "ours, the LLM alone": [1.5] * 3})
     grown = {name: Growth(100.0, 1.0) for name in ("bare", "ours", "transformers", "usual")}
-    return suite.Headline(Times(seconds), parts, grown, tokens=704, gflops=200.0, peak=400.0)
+    return recipes.Headline(Times(seconds), parts, grown, tokens=704, gflops=200.0, peak=400.0)
 
 
 def test_metrics_carry_the_names_of_the_contract():
     same = Times({"bf16": [1.0] * 3, "int8": [1.0] * 3, "nf4": [1.5] * 3})
     spread = Spread(9.0, 8.0, 10.0)
-    metrics = suite.metrics(fake_headline(), same, suite.Generation(spread, spread, spread))
+    metrics = recipes.metrics(fake_headline(), same, inference.Generation(spread, spread, spread))
     assert metrics["ratios"] == {
         "step_over_bare": 2.0,
         "step_compiled_over_bare": 3.0,
@@ -149,8 +157,8 @@ def test_metrics_carry_the_names_of_the_contract():
 def test_where_fp32_is_faster_quantized_steps_stand_beside_both():
     times = {"fp32": [2.0] * 3, "bf16": [8.0] * 3, "int8": [3.0] * 3, "nf4": [4.0] * 3}
     spread = Spread(9.0, 8.0, 10.0)
-    found = suite.Generation(spread, spread, spread)
-    ratios = suite.metrics(fake_headline(), Times(times), found)["ratios"]
+    found = inference.Generation(spread, spread, spread)
+    ratios = recipes.metrics(fake_headline(), Times(times), found)["ratios"]
     assert (ratios["nf4_over_fp32"], ratios["int8_over_fp32"]) == (2.0, 1.5)
     assert (ratios["nf4_over_bf16"], ratios["int8_over_bf16"]) == (0.5, 0.375)
 
@@ -172,12 +180,12 @@ def test_peak_memory_is_measured_in_a_process_of_its_own():
 
 
 def test_a_random_llm_has_its_shape_and_fits_the_gpu_search(monkeypatch):
-    monkeypatch.setitem(suite.SHAPES, "tiny", (64, 128, 2, 4, 2))
-    llm = suite.random_llm("tiny")
+    monkeypatch.setitem(curves.SHAPES, "tiny", (64, 128, 2, 4, 2))
+    llm = curves.random_llm("tiny")
     assert llm.width == 64 and len(llm.model.base_model.layers) == 2
-    best = suite._largest_batch(llm, WORK, most=32)
+    best = curves._largest_batch(llm, WORK, most=32)
     assert best["batch"] == 32 and best["tokens / s"] > 0
-    assert suite.on_gpu(suite.QUICK) == {} or torch.cuda.is_available()
+    assert curves.on_gpu(QUICK) == {} or torch.cuda.is_available()
 
 
 def test_an_encoder_without_weights_is_where_it_was_moved_to():
@@ -185,12 +193,15 @@ def test_an_encoder_without_weights_is_where_it_was_moved_to():
 
 
 def test_switches_and_generation_are_measured_on_any_llm(tiny_folder):
-    plan = suite.Plan(
+    plan = Plan(
         profile=replace(MINI, llm=str(tiny_folder)),
         rounds=2,
         work=WORK,
         prompts=4,
         alone=2,
     )
-    assert set(suite.switches(plan)) >= {"prefix as constants", "logits of the caption alone"}
-    assert suite.generation(plan, new_tokens=3).speedup.median > 0
+    assert set(switches.without_each(plan)) >= {
+        "prefix as constants",
+        "logits of the caption alone",
+    }
+    assert inference.generation(plan, new_tokens=3).speedup.median > 0

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anymal_lib.benchmark.suite import Headline, Size
+from anymal_lib.benchmark.curves import Size
+from anymal_lib.benchmark.recipes import Headline
 from anymal_lib.benchmark.timing import Spread, Times
 
 _OURS, _BARE, _OTHER = "#1b7837", "#4d4d4d", "#b2182b"

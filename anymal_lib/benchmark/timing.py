@@ -1,8 +1,9 @@
 """Times that can be compared: steps alternate in one run, and ratios are taken pair by pair.
 
 A machine's speed drifts by tens of percent while other programs come and go; two steps of one round
-see the same machine. A step also pays for what the one before it left in caches and allocator, so
-the order within a round is drawn anew.
+see the same machine. A step also pays for what the one before it left in caches and allocator: in
+training that is a step like itself, so each is run untimed before it is timed, and the order within
+a round is drawn anew.
 """
 
 from __future__ import annotations
@@ -57,15 +58,14 @@ class Times:
         return Spread.of([a / b for a, b in pairs])
 
 
-def alternate(steps: Mapping[str, Step], rounds: int, warm: int = 2) -> Times:
-    """Run every step once a round, `warm` rounds uncounted and `rounds` counted."""
+def alternate(steps: Mapping[str, Step], rounds: int, before: Step | None = None) -> Times:
+    """Time every step once a round, right after an untimed one of its own, or after `before`."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     draw = random.Random(0)
-    for k in range(warm + rounds):
+    for _ in range(rounds):
         for name in draw.sample(list(steps), len(steps)):
-            taken = timed(steps[name])
-            if k >= warm:
-                seconds[name].append(taken)
+            (before or steps[name])()
+            seconds[name].append(timed(steps[name]))
     return Times(seconds)
 
 

@@ -96,6 +96,8 @@ class Htsat(nn.Module):
         normed = tower.bn0(spectrogram.transpose(1, 3)).transpose(1, 3)
         square = tower.reshape_wav2img(normed)
         index = [] if longer is None else longer.nonzero().flatten()
+        for stage in tower.layers:  # "in evaluation" a stage averages attention maps for display
+            stage.training = True
         out = tower.forward_features(square, longer_idx=index)
         return out["fine_grained_embedding"][:, :: self._repeated], out["embedding"]
 
