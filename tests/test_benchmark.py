@@ -110,6 +110,14 @@ def test_steps_can_be_timed_after_another_one():
     assert calls == ["step", "read", "step", "read"]
 
 
+def test_on_a_gpu_the_untimed_step_has_ended_before_the_timed_one_begins(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("ended"))
+    alternate({"a": lambda: calls.append("a")}, 1)
+    assert calls == ["a", "ended", "a", "ended"]
+
+
 def test_a_ratio_is_the_median_of_pairs():
     times = Times({"a": [1.0, 2.0, 9.0], "b": [1.0, 4.0, 3.0]})
     assert times.ratio("a", "b") == Spread(1.0, 0.75, 2.0)

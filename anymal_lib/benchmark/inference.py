@@ -17,6 +17,7 @@ from anymal_lib.llm import load_llm
 from anymal_lib.manifest import Row
 from anymal_lib.modalities import MODALITIES, open_row
 from anymal_lib.sources import profile_manifest
+from anymal_lib.stages import spread
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def encoding(plan: Plan) -> dict[str, Encoding]:
     for modality, spec in plan.profile.modalities.items():
         manifest = profile_manifest(spec.manifest)
         encoder = MODALITIES[modality].build_encoder(spec.encoder).eval().requires_grad_(False)
-        rows = _spread(manifest.split("train"), plan.items)
+        rows = spread(manifest.split("train"), plan.items)
 
         def build(encoder: Encoder = encoder, rows: Sequence[Row] = rows) -> Bank:
             options = {
@@ -92,7 +93,3 @@ def encoding(plan: Plan) -> dict[str, Encoding]:
         share = alternate(steps, plan.rounds, before=step).ratio("read", "step")
         found[modality] = Encoding(len(rows) / decode, len(rows) / both, share)
     return found
-
-
-def _spread(rows: Sequence[Row], count: int) -> list[Row]:
-    return [rows[k * len(rows) // count] for k in range(count)]

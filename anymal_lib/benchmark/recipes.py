@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +58,7 @@ def headline(plan: Plan) -> Headline:
     bench = Bench(llm, plan.work)
     usual = Bench(load_llm(plan.profile.llm, bits=32), plan.work)
     compiled = load_llm(plan.profile.llm)
-    with ExitStack() as stack:
-        stack.enter_context(compiled_layers(compiled))
+    with compiled_layers(compiled):
         steps = {
             "bare": bench.bare(),
             "ours": bench.ours(),
