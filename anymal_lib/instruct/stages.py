@@ -216,8 +216,8 @@ def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield
         writer = LocalWriter(model.llm, batch=16, max_new_tokens=96)
     found = {}
     for modality, bank in data.train_media.banks.items():
-        count = min(len(bank.rows), max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests)))
-        rows = [bank.rows[k * len(bank.rows) // count] for k in range(count)]
+        count = max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests))
+        rows = stages.spread(bank.rows, count)
         found[modality] = synthesize(
             rows,
             writer,
