@@ -140,6 +140,14 @@ def _aim_at_scale(layer: nn.Linear, rms: float, *, fan_in: int) -> None:
     nn.init.zeros_(layer.bias)
 
 
+def scale_tokens(adapter: nn.Module, factor: float) -> None:
+    """Make the modality tokens of an adapter `factor` times as large; both kinds end linearly."""
+    last = adapter.projection if isinstance(adapter, LinearProjection) else adapter.project_out
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
+
+
 def build_adapter(
     spec: AdapterSpec,
     *,

@@ -129,6 +129,8 @@ def _training(config: Mapping[str, Any]) -> str:
     text = "Settings of the saved profile: AdamW, linear warm-up, cosine decay to zero.\n\n"
     recipe = profile.get("finetune")
     if recipe and config.get("lora"):
+        before = {"all: tokens as words": "words", "LoRA: comparisons of words": "comparisons"}
+        stages |= {what: recipe[name] for what, name in before.items() if recipe.get(name)}
         stages["all: instructions, with LoRA"] = recipe["lora_train"]
         rank, alpha = recipe["lora"]["rank"], recipe["lora"]["alpha"]
         share = recipe["adapter_rate"]

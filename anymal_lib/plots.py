@@ -167,9 +167,11 @@ class LiveCurve:
             self.draw()
 
     def draw(self) -> None:
-        """Show the curve so far."""
+        """Show the curve so far, where a step was taken."""
         from IPython.display import display
 
+        if not self.curve:
+            return
         began, last = time.monotonic(), self.curve[-1]
         title = f"{self.title}: step {last.step}, loss {last.loss:.3f}, {last.seconds:.0f} s"
         figure = loss_curve({"training loss": self.curve}, title)

@@ -154,8 +154,16 @@ class Run:
         """The profile with this run's parameters put into the recipe of fine-tuning."""
         recipe, asked = self.profile.finetuning, self.asked
         shared = {"BATCH": "batch", "LEARNING_RATE": "learning_rate"}
+        # What comes before LoRA's own steps takes no more of them.
+        most = asked.get("STEPS")
+        before = {
+            name: replace(spec, steps=min(spec.steps, most))
+            for name in ("words", "comparisons")
+            if most and (spec := getattr(recipe, name))
+        }
         recipe = replace(
             recipe,
+            **before,
             projection=_changed(recipe.projection, asked, {"PROJECTION_STEPS": "steps", **shared}),
             lora_train=_changed(recipe.lora_train, asked, {"STEPS": "steps", **shared}),
             lora=_changed(recipe.lora, asked, {"RANK": "rank"}),

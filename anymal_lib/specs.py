@@ -56,7 +56,8 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs" and "blind" (questions without their items); see `anymal_lib.instruct.mixture`.
+    "pairs", "blind" (questions without their items), "comparisons" (of words, without items) and
+    "told" (what a text says of an item); see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
@@ -71,6 +72,11 @@ class FinetuneSpec:
     # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
     # None: LoRA's (ours).
     adapter_rate: float | None = None
+    # Before that: adapters fitted to the embeddings of words, and LoRA to comparisons of words
+    # alone. None: without (both ours).
+    words: TrainSpec | None = None
+    comparisons: TrainSpec | None = None
+    beta2: float = 0.999  # AdamW's, where `adapter_rate` is used: lower forgets sooner (ours)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEXT = "text"  # a modality of its own: its tokens are the LLM's own word embeddings
+
 
 @dataclass(frozen=True)
 class Item:
-    """An item by its modality and the id of its row in that modality's manifest."""
+    """An item by its modality and the id of its row in that modality's manifest.
+
+    Words that stand in an item's place have the modality `TEXT` and are their own id.
+    """
 
     modality: str
     id: str
@@ -29,7 +34,7 @@ class Example:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
         source: where it comes from: "written", "facts", "synthetic", "pairs", "captions",
-            "dialogues", "blind" or "planted".
+            "dialogues", "blind", "comparisons", "told" or "planted".
     """
 
     turns: tuple[Turn, ...]
@@ -50,6 +55,11 @@ class Example:
     def answer(self) -> str:
         """The answer of the last turn, the one that is scored."""
         return self.turns[-1].answer
+
+
+def text_item(words: str) -> Item:
+    """Words in an item's place, read as they are: a first one begins with its blank."""
+    return Item(TEXT, words)
 
 
 def ask(question: str, *items: Item, answer: str, kind: str, source: str) -> Example:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from anymal_lib.checksums import weights_checksum
-from anymal_lib.instruct.examples import Example
+from anymal_lib.instruct.examples import TEXT, Example
 from anymal_lib.instruct.media import Media, prompt_of
 from anymal_lib.instruct.mixture import Drawn, Mixture
 from anymal_lib.lora import add_lora, freeze_lora, has_lora, lora_parameters, unfreeze_lora
@@ -25,20 +25,27 @@ _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: f
 
 
 class InstructionTrainer(Trainer):
-    """Trains all adapters, and the LoRA weights where the LLM has any that learn."""
+    """Trains all adapters, and the LoRA weights where the LLM has any that learn.
 
-    def __init__(self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int) -> None:
-        learned = nn.ModuleDict({"adapters": model.adapters})
+    Without `adapters` these alone: on text there is nothing for adapters to read.
+    """
+
+    def __init__(
+        self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int, *, adapters: bool = True
+    ) -> None:
+        learned = nn.ModuleDict({"adapters": model.adapters} if adapters else {})
         if model.llm.learns:
             # Their own names hold dots, which parameters of a module may not.
             learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
         super().__init__(model, "instruction tuning", learned, spec)
         self.media, self.seed = media, seed
+        self.adapters = self.learned["adapters"] if adapters else model.adapters
 
     def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
         """LoRA first, where it learns: beside it the adapters keep what alignment taught them."""
-        share = self.model.profile.finetuning.adapter_rate
-        if "lora" not in learned or share is None:
+        recipe = self.model.profile.finetuning
+        share = recipe.adapter_rate
+        if not {"lora", "adapters"} <= set(learned) or share is None:
             return super().groups(learned)
         own = [
             {
@@ -47,7 +54,8 @@ class InstructionTrainer(Trainer):
             }
             for modality, adapter in learned["adapters"].items()
         ]
-        return [{"params": list(learned["lora"])}, *own]
+        both = [{"params": list(learned["lora"])}, *own]
+        return [{**group, "betas": (0.9, recipe.beta2)} for group in both]
 
     @property
     def tokens(self) -> int:
@@ -77,7 +85,7 @@ class InstructionTrainer(Trainer):
         """Negative log-likelihood of the answers, mean over the examples."""
         items = [item for example, _ in part for item in example.items]
         inputs = [tensor for _, own in part for tensor in own]
-        tokens = self.media.tokens(self.model, self.learned["adapters"], items, inputs)
+        tokens = self.media.tokens(self.model, self.adapters, items, inputs)
         prompts = [prompt_of(self.model, example, learn=True) for example, _ in part]
         return self.model.response_loss(prompts, tokens)
 
@@ -103,9 +111,10 @@ def finetune(
         add_lora(model.llm, recipe.lora, seed=seed)
     (unfreeze_lora if lora else freeze_lora)(model.llm)
     if not lora:  # the LLM stays as it is: without an item nothing learns
-        parts = {name: [e for e in examples if e.items] for name, examples in parts.items()}
+        parts = {name: list(filter(_senses, examples)) for name, examples in parts.items()}
     mixture = Mixture(parts, recipe, spec, seed)
-    trainer = InstructionTrainer(model, media, spec, seed)
+    senses = any(_senses(example) for examples in mixture.parts.values() for example in examples)
+    trainer = InstructionTrainer(model, media, spec, seed, adapters=senses)
     depends_on = [
         asdict(recipe),
         lora,
@@ -118,3 +127,8 @@ def finetune(
     model.adapters.eval()
     freeze_lora(model.llm)
     return curve
+
+
+def _senses(example: Example) -> bool:
+    """Is there an item that an adapter reads?"""
+    return any(item.modality != TEXT for item in example.items)

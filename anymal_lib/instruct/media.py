@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anymal_lib.bank import Bank, augmented, encode_aligned
 from anymal_lib.controls import modality_tokens
-from anymal_lib.instruct.examples import Example, Item
+from anymal_lib.instruct.examples import TEXT, Example, Item
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import Dialogue, Prompt, render_dialogue
 from anymal_lib.rows import Row
@@ -47,12 +47,16 @@ class Media:
         items: Sequence[Item],
         generator: Callable[[str], torch.Generator] | None = None,
     ) -> list[Tensor]:
-        """Intermediate features (…) of items in order.
+        """Intermediate features (…) of items in order, token ids (t,) of words in an item's place.
 
         `generator` gives, for a modality, the random numbers of its encoder's augmentation.
         """
         inputs: dict[int, Tensor] = {}
         for modality, places in _places(items).items():
+            if modality == TEXT:
+                said = [torch.tensor(model.llm.tokenize(items[k].id)) for k in places]
+                inputs.update(zip(places, said, strict=True))
+                continue
             bank = self.banks[modality].intermediate
             own = [bank[self._rows[items[k]]] for k in places]
             if generator is not None:
@@ -70,6 +74,9 @@ class Media:
         """Modality tokens (q, w) of items and their `inputs`, with gradients of the adapters."""
         spans: dict[int, Tensor] = {}
         for modality, places in _places(items).items():
+            if modality == TEXT:
+                spans.update((k, model.llm.embed(inputs[k].to(model.llm.device))) for k in places)
+                continue
             with torch.no_grad():
                 features = encode_aligned(model.encoders[modality], [inputs[k] for k in places])
             spans.update(zip(places, adapters[modality](features), strict=True))

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from anymal_lib import stages
 from anymal_lib.bank import Bank
 from anymal_lib.instruct.answers import without_items
+from anymal_lib.instruct.comparisons import comparisons
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import dialogues
 from anymal_lib.instruct.pairs import item_pairs
 from anymal_lib.instruct.questions import from_facts, written
+from anymal_lib.instruct.told import told
 from anymal_lib.manifest import Manifest, load_manifest
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
@@ -27,6 +29,7 @@ from anymal_lib.sources import profile_manifest
 TURNS = 3  # questions of a conversation
 _DIALOGUES = 4000  # conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
+_COMPARISONS, _TOLD = 20_000, 2400  # to draw from
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     test = {name: media["test"].of(examples) for name, examples in test.items()}
     asked = [e for examples in train.values() for e in examples]
     negated = [e for e in asked if e.kind.startswith("negated")]
+    values = {v for m in manifests.values() for found in m.fact_values.values() for v in found}
     plain = {
         m: [e for e in found if not e.kind.startswith("negated")] for m, found in train.items()
     }
@@ -85,6 +89,12 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "pairs": _pairs(run, banks["train"], "train"),
             "captions": _captions(model, banks["train"], run.seed),
             "blind": _blind(asked),
+            "comparisons": comparisons(
+                model.llm, count=at_most(run, _COMPARISONS), seed=run.seed, without=values
+            ),
+            "told": media["train"].of(
+                told(model.llm, manifests, count=at_most(run, _TOLD), seed=run.seed)
+            ),
         },
         test,
         _pairs(run, banks["test"], "test"),

@@ -10,7 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from anymal_lib import stages
 from anymal_lib.controls import CONTROLS
 from anymal_lib.evaluate import exact_captions
 from anymal_lib.instruct.answers import AnswerReport, answer_questions
+from anymal_lib.instruct.comparisons import SOURCE as COMPARISONS
 from anymal_lib.instruct.examples import Example
 from anymal_lib.instruct.filter import Judged, counts, judge
 from anymal_lib.instruct.finetune import finetune
@@ -30,6 +31,7 @@ from anymal_lib.instruct.planted import planted
 from anymal_lib.instruct.sets import TURNS, InstructionSet, at_most
 from anymal_lib.instruct.sets import instruction_set as instruction_set  # the notebook's next stage
 from anymal_lib.instruct.synthetic import Yield, synthesize
+from anymal_lib.instruct.words import fit_to_words, nearest_words, phrases_of
 from anymal_lib.instruct.writers import EndpointWriter, LocalWriter, Writer
 from anymal_lib.llm import load_llm
 from anymal_lib.lora import merged_lora
@@ -129,6 +131,85 @@ def tune(
     shutil.rmtree(place / "adapter", ignore_errors=True)
     save(model, place / "adapter")
     return Tuned(curve, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Worded:
+    """What fitting an adapter to words did: fact -> share of held-out items, and how long it took.
+
+    The share of those whose token for the fact is nearest to the right value, before and after.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+    seconds: float
+
+
+def as_words(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Worded]:
+    """Fit the aligned adapters to the words for what is known of their items.
+
+    Modalities of which nothing is known, and all where the profile has no recipe, stay aligned.
+    """
+    found: dict[str, Worded] = {}
+    spec = model.profile.finetuning.words
+    for modality, bank in data.train_media.banks.items() if spec else ():
+        phrases = phrases_of(bank, data.train[modality])
+        if not phrases:
+            log.info("nothing is known of %s items: their adapter stays as aligned", modality)
+            continue
+        held_out, values = data.test_media.banks[modality], data.manifests[modality].fact_values
+        before = nearest_words(model, modality, held_out, values)
+        started = time.perf_counter()
+        place = run.output / "words" / modality
+        fit_to_words(model, modality, bank, phrases, spec, seed=run.seed, folder=place)
+        seconds = time.perf_counter() - started
+        after = nearest_words(model, modality, held_out, values)
+        found[modality] = Worded(before, after, seconds)
+    return found
+
+
+def compare_words(
+    run: Run,
+    model: AnyMAL,
+    data: InstructionSet,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> dict[str, Tuned]:
+    """Teach LoRA to compare words, on text alone; empty where the profile has no recipe for it."""
+    spec = model.profile.finetuning.comparisons
+    parts = {name: data.train[name] for name in (COMPARISONS,) if data.train[name]}
+    if spec is None or not parts:
+        return {}
+    started = time.perf_counter()
+    place = run.output / COMPARISONS
+    curve = finetune(
+        model,
+        data.train_media,
+        parts,
+        spec,
+        lora=True,
+        seed=run.seed,
+        folder=place,
+        on_step=tracked(run, COMPARISONS, model.profile.finetuning, on_step),
+    )
+    return {COMPARISONS: Tuned(curve, time.perf_counter() - started)}
+
+
+def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
+    """Plain yes/no questions about held-out items of each modality, a sample of them."""
+    asked = {
+        modality: _sample([e for e in examples if _plain_yes_no(e)], run.seed)
+        for modality, examples in data.test.items()
+    }
+    with merged_lora(model.llm):
+        return {
+            modality: answer_questions(model, data.test_media, examples, seed=run.seed)
+            for modality, examples in asked.items()
+            if examples
+        }
+
+
+def _plain_yes_no(example: Example) -> bool:
+    return example.answer in ("yes", "no") and not example.kind.startswith("negated")
 
 
 @dataclass(frozen=True)
@@ -286,6 +367,8 @@ def finetuning_metrics(
     yields: Mapping[str, Yield],
     tuned: Mapping[str, Tuned],
     orders: Mapping[str, AnswerReport],
+    fits: Mapping[str, Worded],
+    compared: Mapping[str, AnswerReport],
 ) -> dict[str, Any]:
     """The `metrics` part of metrics.json for notebook 06; stages aligned, projection, lora."""
     last, first = by_stage["lora"], by_stage["aligned"]
@@ -308,6 +391,8 @@ def finetuning_metrics(
             "kinds": last.pairs.by_kind,
             "orders": {name: found.accuracy for name, found in orders.items()},
         },
+        "words": {name: asdict(fit) for name, fit in fits.items()},
+        "after_comparisons": {name: found.by_kind for name, found in compared.items()},
         "filter": {
             "planted_text_answerable_dropped": dropped("planted: text answers"),
             "planted_grounded_dropped": dropped("planted: grounded"),

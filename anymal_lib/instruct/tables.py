@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from anymal_lib.instruct.answers import AnswerReport
-from anymal_lib.instruct.examples import Example, Turn
+from anymal_lib.instruct.examples import TEXT, Example, Item, Turn
 from anymal_lib.instruct.filter import REASONS as REASONS_TO_DROP
 from anymal_lib.instruct.filter import Judged, counts
 from anymal_lib.instruct.sets import InstructionSet
-from anymal_lib.instruct.stages import Scores
+from anymal_lib.instruct.stages import Scores, Worded
 from anymal_lib.instruct.synthetic import Yield
 from anymal_lib.instruct.verdicts import REASONS
 
@@ -66,7 +66,11 @@ def example_lines(examples: Sequence[Example], each: int = 1) -> pd.DataFrame:
 
 
 def _said(turn: Turn) -> str:
-    return "".join(p if isinstance(p, str) else f"<{p.modality}>" for p in turn.parts).strip()
+    return "".join(p if isinstance(p, str) else _shown(p) for p in turn.parts).strip()
+
+
+def _shown(item: Item) -> str:
+    return item.id.strip() if item.modality == TEXT else f"<{item.modality}>"
 
 
 def stage_scores(by_stage: Mapping[str, Scores]) -> pd.DataFrame:
@@ -81,6 +85,17 @@ def stage_scores(by_stage: Mapping[str, Scores]) -> pd.DataFrame:
         column |= {"perplexity of plain text": found.perplexity}
         table[name] = column
     return pd.DataFrame(table).round(3)
+
+
+def word_scores(fits: Mapping[str, Worded]) -> pd.DataFrame:
+    """How often a token's nearest word is the right value, before and after `as_words`."""
+    lines = [
+        (modality, fact, round(fit.before[fact], 3), round(share, 3))
+        for modality, fit in fits.items()
+        for fact, share in fit.after.items()
+    ]
+    names = ["modality", "fact", "nearest word right: aligned", "fitted to words"]
+    return pd.DataFrame(lines, columns=names)
 
 
 def kind_scores(reports: Mapping[str, AnswerReport]) -> pd.DataFrame:

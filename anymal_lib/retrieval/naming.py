@@ -78,7 +78,7 @@ def named_things(
     Returns the entries, and row id -> the name of what the row shows. The names are in none of the
     manifest's captions, questions and answers.
     """
-    shown = _descriptions(manifest)
+    shown = descriptions(manifest)
     things = sorted(set(shown.values()))
     said = [t for row in manifest.rows for t in (*row.text, row.question or "", *row.answers)]
     found = invented_names(llm, len(things), "\n".join(dict.fromkeys(said)), seed=seed)
@@ -87,8 +87,10 @@ def named_things(
     return entries, {row: names[thing] for row, thing in shown.items()}
 
 
-def _descriptions(manifest: Manifest) -> dict[str, str]:
-    """Row id -> what it shows: by `THINGS` where rows state these facts, else by its meaning."""
+def descriptions(manifest: Manifest) -> dict[str, str]:
+    """Captioned row's id -> what it shows: by `THINGS` where rows state these facts, else its
+    meaning.
+    """
     pattern = THINGS.get(manifest.modality, "")
     wanted = {name for _, name, _, _ in Formatter().parse(pattern) if name}
     captioned = [row for row in manifest.rows if row.text]

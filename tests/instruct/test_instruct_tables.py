@@ -7,10 +7,10 @@ import pytest
 
 from anymal_lib.instruct import figures, stages, tables
 from anymal_lib.instruct.answers import AnswerReport
-from anymal_lib.instruct.examples import Example, Item, Turn, ask
+from anymal_lib.instruct.examples import Example, Item, Turn, ask, text_item
 from anymal_lib.instruct.filter import REASONS, Judged
 from anymal_lib.instruct.sets import InstructionSet
-from anymal_lib.instruct.stages import Scores, Tuned
+from anymal_lib.instruct.stages import Scores, Tuned, Worded
 from anymal_lib.instruct.synthetic import Pair, Yield
 from anymal_lib.metrics.intervals import Interval
 from anymal_lib.train import StepReport
@@ -109,6 +109,8 @@ def test_an_example_of_each_kind_is_shown_with_places_for_items():
         ["dialogue", "See <image> and <imu> | Sure?", "yes | no"],
     ]
     assert len(tables.example_lines(COLOURS, each=2)) == 3
+    words = ask("Is it red?", text_item(" red blue"), answer="yes", kind="c", source="comparisons")
+    assert tables.example_lines([words])["the user says"].item() == "Is it red? red blue"
 
 
 def test_scores_stand_beside_each_other(found):
@@ -125,6 +127,11 @@ def test_scores_stand_beside_each_other(found):
     assert controls.loc["image"].to_dict() == {
         "clean": 0.667, "blank": 0.25, "best blind answer": 0.6,
     }  # fmt: skip
+
+
+def test_what_became_of_tokens_is_shown_fact_by_fact():
+    table = tables.word_scores({"imu": Worded({"arm": 0.12345, "motion": 0.1}, {"motion": 0.9}, 3)})
+    assert table.values.tolist() == [["imu", "motion", 0.1, 0.9]]
 
 
 def test_the_filter_is_counted_and_shown():
@@ -150,7 +157,13 @@ def test_metrics_gather_every_part_and_are_json(found):
     curve = [StepReport(k + 1, float(20 - k), 1e-3, 8, 0.1) for k in range(20)]
     tuned = {"projection": Tuned(curve, 2.0), "lora": Tuned(curve[:5], 3.0)}
     orders = {"item first": report_of(COLOURS, [True, False, False])}
-    metrics = stages.finetuning_metrics(found, judged, {"imu": YIELD}, tuned, orders)
+    fits = {"imu": Worded({"motion": 0.1}, {"motion": 0.9}, 3.0)}
+    compared = {"image": report_of(COLOURS[1:2], [True])}
+    metrics = stages.finetuning_metrics(
+        found, judged, {"imu": YIELD}, tuned, orders, fits, compared
+    )
+    assert metrics["words"]["imu"]["after"] == {"motion": 0.9}
+    assert metrics["after_comparisons"] == {"image": {"yes/no": 1.0}}
     assert metrics["by_stage"] == pytest.approx({"aligned": 0, "projection": 1 / 3, "lora": 2 / 3})
     assert metrics["vqa_accuracy"] == pytest.approx(2 / 3) and metrics["blind"] == 0.6
     assert metrics["vqa_kinds"] == {"colour": 0.5, "yes/no": 1.0}

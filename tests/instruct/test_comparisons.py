@@ -1,0 +1,132 @@
+"""Comparisons of words, and names that a text tells: what they ask, and that nothing leaks."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anymal_lib.instruct.comparisons import comparisons
+from anymal_lib.instruct.examples import TEXT, Item
+from anymal_lib.instruct.finetune import finetune
+from anymal_lib.instruct.media import Media
+from anymal_lib.instruct.mixture import Mixture
+from anymal_lib.instruct.told import told
+from anymal_lib.lora import lora_parameters
+from anymal_lib.retrieval.naming import invented_names
+from anymal_lib.specs import FinetuneSpec, LoraSpec, TrainSpec
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm):
+    return tiny_llm(32)
+
+
+def listed(example):
+    (item,) = example.items
+    return item.id.split()
+
+
+@pytest.fixture(scope="module")
+def made(llm):
+    return comparisons(llm, count=400, seed=0)
+
+
+def test_the_answer_says_whether_the_word_is_listed(made):
+    assert len(made) == 400
+    for start in range(0, 400, 8):
+        group = made[start : start + 8]
+        assert len({example.question for example in group}) == 1
+        assert [example.answer for example in group] == ["no", "yes"] * 4
+        there = [set(listed(e)) for e in group if e.answer == "yes"]
+        missing = set().union(*(listed(e) for e in group if e.answer == "no"))
+        asked = set.intersection(*there) - missing
+        assert any(word in group[0].question for word in asked)
+        for example in group:
+            assert example.items[0].modality == TEXT and len(listed(example)) == 8
+
+
+def test_words_can_be_left_out(llm):
+    """Those that are asked about later are never compared before."""
+    said = Counter(w for e in comparisons(llm, count=4000, seed=0) for w in listed(e))
+    common = {word for word, _ in said.most_common(50)}
+    made = comparisons(llm, count=4000, seed=0, without=common)
+    assert not common & {word for example in made for word in listed(example)}
+
+
+@given(count=st.integers(8, 80), seed=st.integers(0, 2**31))
+def test_more_of_them_begin_with_the_fewer(llm, count, seed):
+    fewer = comparisons(llm, count=count, seed=seed)
+    assert len(fewer) == count // 8 * 8
+    assert comparisons(llm, count=count + 8, seed=seed)[: len(fewer)] == fewer
+
+
+def test_a_vocabulary_without_words_gives_none(llm):
+    class Silent:
+        tokenizer = type(
+            "Bytes",
+            (),
+            {
+                "__len__": lambda self: 3,
+                "convert_ids_to_tokens": lambda self, ids: [None, "a", "b"],
+            },
+        )()
+
+    assert comparisons(Silent(), count=80, seed=0) == []
+
+
+def test_words_in_an_items_place_are_the_llms_own_embeddings(llm, own_model, made):
+    model, media = own_model(), Media({})
+    items = [made[0].items[0], made[1].items[0]]
+    inputs = media.inputs(model, items)
+    tokens = media.tokens(model, model.adapters, items, inputs)
+    for item, span in zip(items, tokens, strict=True):
+        ids = torch.tensor(model.llm.tokenize(item.id))
+        assert torch.equal(span, model.llm.embed(ids))
+
+
+def test_lora_learns_from_words_alone_and_adapters_do_not_move(own_model, made, tmp_path):
+    model = own_model()
+    spec = TrainSpec(batch=8, learning_rate=3e-3, steps=6)
+    recipe = FinetuneSpec(spec, spec, LoraSpec(4, 8), {}, {"comparisons": 1.0, "image": 1.0})
+    model.profile = replace(model.profile, finetune=recipe)
+    before = {name: tensor.clone() for name, tensor in model.adapters.state_dict().items()}
+    parts = {"comparisons": made}
+    finetune(model, Media({}), parts, spec, lora=True, seed=0, folder=tmp_path)
+    assert any(
+        tensor.abs().sum() > 0 for n, tensor in lora_parameters(model.llm).items() if "_B" in n
+    )
+    after = model.adapters.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_lists_under_one_question_share_it(made):
+    spec = TrainSpec(batch=16, learning_rate=1e-3, steps=4)
+    recipe = FinetuneSpec(spec, spec, LoraSpec(4, 8), {}, {"comparisons": 1.0})
+    mixture = Mixture({"comparisons": made}, recipe, spec, 0)
+    for start in range(0, len(mixture), 8):
+        drawn = [mixture[k].example for k in range(start, start + 8)]
+        assert len({example.question for example in drawn}) == 1
+        assert Counter(example.answer for example in drawn) == {"yes": 4, "no": 4}
+
+
+# What a text tells -------------------------------------------------------------------------------
+
+
+def test_a_name_is_told_and_then_asked_for(llm, asked_cards):
+    made = told(llm, asked_cards, count=40, seed=0)
+    assert Counter(e.items[0].modality for e in made) == {"image": 20, "imu": 20}
+    for example in made:
+        item, text = example.turns[0].parts
+        assert isinstance(item, Item) and item.id in {
+            row.id for row in asked_cards[item.modality].split("train")
+        }
+        assert text.count(example.answer.rstrip(".")) == 1
+    assert made == told(llm, asked_cards, count=40, seed=0)
+
+
+def test_told_names_are_none_that_retrieval_is_tested_with(llm, asked_cards):
+    tested = set(invented_names(llm, 100, "", seed=3))
+    assert not tested & {e.answer.rstrip(".") for e in told(llm, asked_cards, count=400, seed=3)}
