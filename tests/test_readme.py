@@ -60,7 +60,8 @@ def results() -> str:
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
             f" {tuned['seconds'] / 60:.0f} minutes,",
             f"{answered(tuned)}.",
-            f"After a longer one, {longer['seconds'] / 60:.0f} minutes (`-p STEPS 1000`),",
+            f"An earlier recipe, in {longer['seconds'] / 60:.0f} minutes and"
+            f" {steps_of('longer'):,} steps:",
             f"{answered(longer)}.",
         ]
     )
@@ -113,25 +114,39 @@ def instructions() -> str:
     """The table of fine-tuned answers, by default and after a longer run."""
     runs = [f"{folder}/06_finetune_mmit" for folder in ("mini", "longer")]
     columns = [fine_tuned(record(run)) for run in runs]
-    curves = [(REFERENCE / run / "curve.jsonl").read_text().splitlines() for run in runs]
-    default, longer = (f"{len(curve):,} steps" for curve in curves)
-    stages = record(runs[0])["metrics"]["by_stage"]
+    metrics = record(runs[0])["metrics"]
+    stages, compared = metrics["by_stage"], metrics["after_comparisons"]
+    default, longer = (f"{steps_of(folder):,} steps" for folder in ("mini", "longer"))
+    unseen = (
+        f"{ABOUT[name]} " + ", ".join(f"{score:.3f}" for score in kinds.values())
+        for name, kinds in compared.items()
+    )
     return "\n".join(
         [
-            f"| mini profile, greedy, exact answers | {default}, the default | {longer} |",
+            f"| mini profile, greedy, exact answers | {default}, the default"
+            f" | {longer} of an earlier recipe |",
             "|---|---|---|",
             *(f"| {row} | {' | '.join(found[row] for found in columns)} |" for row in columns[0]),
             "",
             "easy-VQA on a sample, aligned only and adapters alone:"
             f" {stages['aligned']:.3f}, {stages['projection']:.3f}.",
+            "Plain yes/no questions, once words were compared and before any item was asked about,"
+            f" by kind: {'; '.join(unseen)}.",
         ]
     )
+
+
+def steps_of(folder: str) -> int:
+    """How many steps with LoRA a stored run of notebook 06 took."""
+    return len((REFERENCE / folder / "06_finetune_mmit/curve.jsonl").read_text().splitlines())
+
+
+ABOUT = {"image": "pictures", "imu": "motions", "audio": "sounds", "video": "clips"}
 
 
 def fine_tuned(found: dict) -> dict[str, str]:
     """What a run of notebook 06 reached, row by row."""
     metrics = found["metrics"]
-    about = {"image": "pictures", "imu": "motions", "audio": "sounds", "video": "clips"}
     controls = [metrics["grounding"][name]["value"] for name in ("blank", "shuffled", "removed")]
     pairs = metrics["interleaved"]
     shares = {
@@ -139,14 +154,14 @@ def fine_tuned(found: dict) -> dict[str, str]:
         **{f"... {kind}": [score] for kind, score in metrics["vqa_kinds"].items()},
         "... with a blank picture, another one, none": controls,
         "... by the best answer that needs no picture": [metrics["blind"]],
-        **{f"questions about {about[m]}": [score] for m, score in metrics["questions"].items()},
+        **{f"questions about {ABOUT[m]}": [score] for m, score in metrics["questions"].items()},
         "pairs that agree or conflict": [pairs["agreement_accuracy"]],
         **{f"... {kind}": [score] for kind, score in pairs["kinds"].items()},
         **{
             f"captions of {what}, before and after": [
                 metrics["captions"][when][name] for when in ("before", "after")
             ]
-            for name, what in about.items()
+            for name, what in ABOUT.items()
         },
         "dropped by the filter: questions that text alone answers": [
             metrics["filter"]["planted_text_answerable_dropped"]

@@ -90,7 +90,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "captions": _captions(model, banks["train"], run.seed),
             "blind": _blind(asked),
             "comparisons": comparisons(
-                model.llm, count=at_most(run, _COMPARISONS), seed=run.seed, without=values
+                model.llm, count=_COMPARISONS, seed=run.seed, without=values
             ),
             "told": media["train"].of(
                 told(model.llm, manifests, count=at_most(run, _TOLD), seed=run.seed)

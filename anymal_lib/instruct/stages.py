@@ -176,26 +176,30 @@ def compare_words(
 ) -> dict[str, Tuned]:
     """Teach LoRA to compare words, on text alone; empty where the profile has no recipe for it."""
     spec = model.profile.finetuning.comparisons
-    parts = {name: data.train[name] for name in (COMPARISONS,) if data.train[name]}
-    if spec is None or not parts:
+    examples = data.train[COMPARISONS]
+    if spec is None or not examples:
         return {}
     started = time.perf_counter()
-    place = run.output / COMPARISONS
     curve = finetune(
         model,
         data.train_media,
-        parts,
+        {COMPARISONS: examples},
         spec,
         lora=True,
         seed=run.seed,
-        folder=place,
+        folder=run.output / COMPARISONS,
         on_step=tracked(run, COMPARISONS, model.profile.finetuning, on_step),
     )
     return {COMPARISONS: Tuned(curve, time.perf_counter() - started)}
 
 
 def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
-    """Plain yes/no questions about held-out items of each modality, a sample of them."""
+    """Plain yes/no questions about held-out items of each modality, a sample of them.
+
+    Asked after `compare_words`; none where the profile has no recipe for that.
+    """
+    if model.profile.finetuning.comparisons is None:
+        return {}
     asked = {
         modality: _sample([e for e in examples if _plain_yes_no(e)], run.seed)
         for modality, examples in data.test.items()
