@@ -144,7 +144,7 @@ MINI = Profile(
         projection=TrainSpec(batch=64, learning_rate=1e-3, steps=50, micro_batch=32),
         lora_train=TrainSpec(batch=32, learning_rate=4e-4, steps=320),
         lora=LoraSpec(rank=64, alpha=64),
-        adapter_rate=0.002,  # ten times as fast, and tokens are no words any more
+        adapter_rate=0.002,  # their tokens are to stay words
         # Whether a word of the question is what an item shows is learned in one jump, from text,
         # where nothing else is to be learned.
         words=TrainSpec(batch=64, learning_rate=2e-3, steps=300, warmup=0.3),
