@@ -76,6 +76,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
     test = {name: media["test"].of(examples) for name, examples in test.items()}
     asked = [e for examples in train.values() for e in examples]
     negated = [e for e in asked if e.kind.startswith("negated")]
+    recipe = model.profile.finetuning
     values = {v for m in manifests.values() for found in m.fact_values.values() for v in found}
     plain = {
         m: [e for e in found if not e.kind.startswith("negated")] for m, found in train.items()
@@ -90,10 +91,15 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "captions": _captions(model, banks["train"], run.seed),
             "blind": _blind(asked),
             "comparisons": comparisons(
-                model.llm, count=_COMPARISONS, seed=run.seed, without=values
+                model.llm,
+                count=_COMPARISONS if recipe.comparisons else 0,
+                seed=run.seed,
+                without=values,
             ),
             "told": media["train"].of(
                 told(model.llm, manifests, count=at_most(run, _TOLD), seed=run.seed)
+                if recipe.weights.get("told")  # not every tokenizer has short names
+                else []
             ),
         },
         test,
