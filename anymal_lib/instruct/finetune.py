@@ -37,7 +37,8 @@ class InstructionTrainer(Trainer):
         if model.llm.learns:
             # Their own names hold dots, which parameters of a module may not.
             learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
-        super().__init__(model, "instruction tuning", learned, spec)
+        name = "instruction tuning" if adapters else "instruction tuning on text"
+        super().__init__(model, name, learned, spec)
         self.media, self.seed = media, seed
         self.adapters = self.learned["adapters"] if adapters else model.adapters
 

@@ -20,7 +20,6 @@ from anymal_lib import stages
 from anymal_lib.controls import CONTROLS
 from anymal_lib.evaluate import exact_captions
 from anymal_lib.instruct.answers import AnswerReport, answer_questions
-from anymal_lib.instruct.comparisons import SOURCE as COMPARISONS
 from anymal_lib.instruct.examples import Example
 from anymal_lib.instruct.filter import Judged, counts, judge
 from anymal_lib.instruct.finetune import finetune
@@ -31,7 +30,7 @@ from anymal_lib.instruct.planted import planted
 from anymal_lib.instruct.sets import TURNS, InstructionSet, at_most
 from anymal_lib.instruct.sets import instruction_set as instruction_set  # the notebook's next stage
 from anymal_lib.instruct.synthetic import Yield, synthesize
-from anymal_lib.instruct.words import fit_to_words, nearest_words, phrases_of
+from anymal_lib.instruct.words import Worded
 from anymal_lib.instruct.writers import EndpointWriter, LocalWriter, Writer
 from anymal_lib.llm import load_llm
 from anymal_lib.lora import merged_lora
@@ -134,89 +133,6 @@ def tune(
 
 
 @dataclass(frozen=True)
-class Worded:
-    """What fitting an adapter to words did: fact -> share of held-out items, and how long it took.
-
-    The share of those whose token for the fact is nearest to the right value, before and after.
-    """
-
-    before: dict[str, float]
-    after: dict[str, float]
-    seconds: float
-
-
-def as_words(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Worded]:
-    """Fit the aligned adapters to the words for what is known of their items.
-
-    Modalities of which nothing is known, and all where the profile has no recipe, stay aligned.
-    """
-    found: dict[str, Worded] = {}
-    spec = model.profile.finetuning.words
-    for modality, bank in data.train_media.banks.items() if spec else ():
-        phrases = phrases_of(bank, data.train[modality])
-        if not phrases:
-            log.info("nothing is known of %s items: their adapter stays as aligned", modality)
-            continue
-        held_out, values = data.test_media.banks[modality], data.manifests[modality].fact_values
-        before = nearest_words(model, modality, held_out, values)
-        started = time.perf_counter()
-        place = run.output / "words" / modality
-        fit_to_words(model, modality, bank, phrases, spec, seed=run.seed, folder=place)
-        seconds = time.perf_counter() - started
-        after = nearest_words(model, modality, held_out, values)
-        found[modality] = Worded(before, after, seconds)
-    return found
-
-
-def compare_words(
-    run: Run,
-    model: AnyMAL,
-    data: InstructionSet,
-    on_step: Callable[[StepReport], None] = lambda report: None,
-) -> dict[str, Tuned]:
-    """Teach LoRA to compare words, on text alone; empty where the profile has no recipe for it."""
-    spec = model.profile.finetuning.comparisons
-    examples = data.train[COMPARISONS]
-    if spec is None or not examples:
-        return {}
-    started = time.perf_counter()
-    curve = finetune(
-        model,
-        data.train_media,
-        {COMPARISONS: examples},
-        spec,
-        lora=True,
-        seed=run.seed,
-        folder=run.output / COMPARISONS,
-        on_step=tracked(run, COMPARISONS, model.profile.finetuning, on_step),
-    )
-    return {COMPARISONS: Tuned(curve, time.perf_counter() - started)}
-
-
-def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
-    """Plain yes/no questions about held-out items of each modality, a sample of them.
-
-    Asked after `compare_words`; none where the profile has no recipe for that.
-    """
-    if model.profile.finetuning.comparisons is None:
-        return {}
-    asked = {
-        modality: _sample([e for e in examples if _plain_yes_no(e)], run.seed)
-        for modality, examples in data.test.items()
-    }
-    with merged_lora(model.llm):
-        return {
-            modality: answer_questions(model, data.test_media, examples, seed=run.seed)
-            for modality, examples in asked.items()
-            if examples
-        }
-
-
-def _plain_yes_no(example: Example) -> bool:
-    return example.answer in ("yes", "no") and not example.kind.startswith("negated")
-
-
-@dataclass(frozen=True)
 class Scores:
     """What a model answers and says at one stage."""
 
@@ -243,13 +159,13 @@ def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Score
         modality: answer_questions(
             model,
             data.test_media,
-            examples if whole else _sample(examples, run.seed),
+            examples if whole else sample(examples, run.seed),
             controls=controls,
             seed=run.seed,
         )
         for modality, examples in data.test.items()
     }
-    pairs = data.pairs if whole else _sample(data.pairs, run.seed)
+    pairs = data.pairs if whole else sample(data.pairs, run.seed)
     said = {
         modality: exact_captions(model, modality, bank, data.manifests[modality].fact_values)
         for modality, bank in data.test_media.banks.items()
@@ -269,10 +185,10 @@ def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Score
 def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
     """The same questions otherwise: the last of several in a conversation, and after their item."""
     asked = [e for found in data.test.values() for e in found]
-    sample = _sample(asked, run.seed)
+    some = sample(asked, run.seed)
     sets = {
-        "several turns": dialogues(asked, turns=TURNS, count=len(sample), seed=run.seed),
-        "item first": [item_first(example) for example in sample],
+        "several turns": dialogues(asked, turns=TURNS, count=len(some), seed=run.seed),
+        "item first": [item_first(example) for example in some],
     }
     with merged_lora(model.llm):
         return {
@@ -282,7 +198,8 @@ def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Ans
         }
 
 
-def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
+def sample(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The questions on which stages before the last are compared: `_SAMPLE` of them at most."""
     order = torch.randperm(len(examples), generator=generator_for(seed, "sample", 0))
     return [examples[k] for k in order[:_SAMPLE].tolist()]
 

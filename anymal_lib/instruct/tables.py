@@ -11,9 +11,10 @@ from anymal_lib.instruct.examples import TEXT, Example, Item, Turn
 from anymal_lib.instruct.filter import REASONS as REASONS_TO_DROP
 from anymal_lib.instruct.filter import Judged, counts
 from anymal_lib.instruct.sets import InstructionSet
-from anymal_lib.instruct.stages import Scores, Worded
+from anymal_lib.instruct.stages import Scores
 from anymal_lib.instruct.synthetic import Yield
 from anymal_lib.instruct.verdicts import REASONS
+from anymal_lib.instruct.words import Worded
 
 
 def yield_counts(yields: Mapping[str, Yield]) -> pd.DataFrame:

@@ -140,6 +140,18 @@ class Embedding:
         return torch.stack([self(phrases[k % len(phrases)]) for k in range(count)])
 
 
+@dataclass(frozen=True)
+class Worded:
+    """What fitting an adapter to words did: fact -> share of held-out items, and how long it took.
+
+    The share of those whose token for the fact is nearest to the right value, before and after.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+    seconds: float
+
+
 def fit_to_words(
     model: AnyMAL,
     modality: str,

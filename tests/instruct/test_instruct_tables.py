@@ -10,8 +10,9 @@ from anymal_lib.instruct.answers import AnswerReport
 from anymal_lib.instruct.examples import Example, Item, Turn, ask, text_item
 from anymal_lib.instruct.filter import REASONS, Judged
 from anymal_lib.instruct.sets import InstructionSet
-from anymal_lib.instruct.stages import Scores, Tuned, Worded
+from anymal_lib.instruct.stages import Scores, Tuned
 from anymal_lib.instruct.synthetic import Pair, Yield
+from anymal_lib.instruct.words import Worded
 from anymal_lib.metrics.intervals import Interval
 from anymal_lib.train import StepReport
 
