@@ -56,8 +56,9 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs", "blind" (questions without their items), "comparisons" (of words, without items) and
-    "told" (what a text says of an item); see `anymal_lib.instruct.mixture`.
+    "pairs", "blind" (questions without their items), "comparisons" (of words, without items),
+    "told" (what a text says of an item) and "general" (what no item answers); see
+    `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone

@@ -25,7 +25,8 @@ FIELDS = [
     "version", "stage", "description", "licence", "redistribution", "citation", "homepage",
     "how_to_get", "size", "paper", "source", "files",
 ]  # fmt: skip
-TEXTS = {"plain-text", "planted-questions"}  # no media, so no card: a README says what they are
+# No media, so no card: a README says what they are.
+TEXTS = {"plain-text", "planted-questions", "general-questions"}
 KINDS = {"pypi-wheel", "http", "huggingface", "local", "webdataset", "agreement", "generated"}
 ALL = sorted(CARDS.glob("*/card.yaml"))
 PAPER = paper_cards()

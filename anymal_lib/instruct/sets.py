@@ -15,6 +15,7 @@ from anymal_lib.bank import Bank
 from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.comparisons import comparisons
 from anymal_lib.instruct.examples import Example, Item, Turn
+from anymal_lib.instruct.general import general
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import dialogues
 from anymal_lib.instruct.pairs import item_pairs
@@ -29,7 +30,7 @@ from anymal_lib.sources import profile_manifest
 TURNS = 3  # questions of a conversation
 _DIALOGUES = 4000  # conversations to draw from
 _PAIRS = {"train": 8000, "test": 700}
-_COMPARISONS, _TOLD = 20_000, 2400  # to draw from
+_COMPARISONS, _TOLD, _GENERAL = 20_000, 2400, 3200  # to draw from
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
                 if recipe.weights.get("told")  # not every tokenizer has short names
                 else []
             ),
+            "general": general(media["train"].rows, count=at_most(run, _GENERAL), seed=run.seed),
         },
         test,
         _pairs(run, banks["test"], "test"),
