@@ -142,7 +142,7 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=32, learning_rate=1e-3, steps=50),
-        lora_train=TrainSpec(batch=32, learning_rate=4e-4, steps=400),
+        lora_train=TrainSpec(batch=32, learning_rate=4e-4, steps=380),
         lora=LoraSpec(rank=64, alpha=64),
         adapter_rate=0.002,  # their tokens are to stay words
         # Whether a word of the question is what an item shows is learned in one jump, from text,
@@ -159,14 +159,14 @@ MINI = Profile(
             "captions": 2.4,
             "dialogues": 0.3,
             "pairs": 2.0,
-            "blind": 1.4,
+            "blind": 0.8,
             "comparisons": 0.3,
             "told": 0.8,
             "general": 0.7,
         },
         # Negated questions grow in: from the start, a match would say nothing about the answer.
         times={"negated": (0.0, 0.5)},
-        growth=400,
+        growth=380,
         beta2=0.95,
     ),
 )
