@@ -102,7 +102,11 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
                 if recipe.weights.get("told")  # not every tokenizer has short names
                 else []
             ),
-            "general": general(media["train"].rows, count=at_most(run, _GENERAL), seed=run.seed),
+            "general": general(
+                media["train"].rows,
+                count=at_most(run, _GENERAL) if recipe.weights.get("general") else 0,
+                seed=run.seed,
+            ),
         },
         test,
         _pairs(run, banks["test"], "test"),
