@@ -56,9 +56,8 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs", "blind" (questions without their items), "comparisons" (of words, without items),
-    "told" (what a text says of an item) and "general" (what no item answers); see
-    `anymal_lib.instruct.mixture`.
+    "pairs", "comparisons" (of words, without items), "told" (what a text says of an item) and
+    "general" (what no item answers); see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
@@ -70,6 +69,9 @@ class FinetuneSpec:
     # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
     growth: int | None = None  # of a longer run, the steps that `times` are shares of (ours)
+    # Part -> share of its examples that come without their items: what may be said without any is
+    # learned too (ours). Not where the LLM stays as it is.
+    item_dropout: dict[str, float] = field(default_factory=dict)
     # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
     # None: LoRA's (ours).
     adapter_rate: float | None = None

@@ -70,6 +70,14 @@ BATCHES = {
         Dialogue([(["Hi"], "Hello."), (["What is it? ", 4], "a dot"), (["Where?"], "on top")]),
         Dialogue([(["Hi"], "Hello."), (["Who are you?"], "nobody")]),
     ],
+    "without their items": [
+        asked("What is it? ", 3, answer="red"),
+        asked("What is it? ", answer="a blue square"),
+        asked("What is it? ", answer="red"),
+        asked("What is it? ", 1, answer="a ring"),
+        asked("Where? ", answer="on top"),
+        asked(2, " Where? ", answer="there"),
+    ],
     "more of a question than a row takes": [
         asked("What is it? ", 1 + k % 3, " Say.", answer=" ".join(["red"] * (1 + k % 4)))
         for k in range(19)
@@ -187,6 +195,14 @@ def test_short_groups_share_a_row(llms, reads):
     ((rows, _),) = reads
     assert rows < len(batch)
     assert_equal(*(step(llm, batch, prefix, "") for prefix in (True, False)))
+
+
+def test_a_question_without_its_item_is_read_with_those_that_have_theirs(llms):
+    prompts, spans = rendered(llms["llama"], BATCHES["without their items"][:4])
+    text = len(prompts[0].pieces[0])
+    lengths = [sum(map(len, p.pieces)) + len(p.response) - 1 - text for p in prompts]
+    positions = text + sum(lengths) + sum(map(len, spans))
+    assert pack(llms["llama"], prompts, spans).mask.shape == (1, 1, positions, positions)
 
 
 def test_batches_of_several_rows_are_equally_long(llms):

@@ -3,7 +3,7 @@
 The judge is the model itself. It reads each answer with the item, without any, and with other items
 in its place: where the item at hand makes the answer no likelier than none, text alone answers the
 question; where no other item makes it much less likely, the item does not help. What may be said
-without any item it has learned (the mixture's "blind" part), or it would be as sure of that as of
+without any item it has learned (the mixture's item dropout), or it would be as sure of that as of
 what it senses.
 """
 

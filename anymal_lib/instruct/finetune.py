@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ def finetune(
         add_lora(model.llm, recipe.lora, seed=seed)
     (unfreeze_lora if lora else freeze_lora)(model.llm)
     if not lora:  # the LLM stays as it is: without an item nothing learns
+        recipe = replace(recipe, item_dropout={})
         parts = {name: list(filter(_senses, examples)) for name, examples in parts.items()}
     mixture = Mixture(parts, recipe, spec, seed)
     senses = any(_senses(example) for examples in mixture.parts.values() for example in examples)

@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Collection
 
-from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.examples import Example, Item, ask
 from anymal_lib.sources.catalogue import CARDS
 
@@ -19,12 +18,12 @@ QUESTIONS_FILE = CARDS / "general-questions" / "questions.jsonl"
 
 
 def general(items: Collection[Item], *, count: int, seed: int) -> list[Example]:
-    """General questions in turn, half of them with an item that they have nothing to do with.
+    """General questions in turn, each with an item that it has nothing to do with.
 
     Args:
         items: one or more; each of their modalities comes as often.
         count: examples.
-        seed: of items, and of which questions have one.
+        seed: of the items.
 
     Returns:
         Examples with source and kind "general".
@@ -38,6 +37,7 @@ def general(items: Collection[Item], *, count: int, seed: int) -> list[Example]:
     for k in range(count):
         entry, draw = entries[k % len(entries)], random.Random(f"{seed}/general/{k}")
         item = draw.choice(of_modality[draw.choice(list(of_modality))])
-        example = ask(entry["question"], item, answer=entry["answer"], kind=SOURCE, source=SOURCE)
-        examples.append(example if draw.random() < 0.5 else without_items(example))
+        examples.append(
+            ask(entry["question"], item, answer=entry["answer"], kind=SOURCE, source=SOURCE)
+        )
     return examples

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from anymal_lib.errors import ConfigError
+from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.seeds import generator_for
 from anymal_lib.specs import ALWAYS, FinetuneSpec, TrainSpec
@@ -32,7 +33,8 @@ class Mixture(Dataset[Drawn]):
 
     A part is drawn by its weight, a question as often as the part asks it, and then
     `spec.same_question` examples that ask it, their answers in turn. Parts without a weight are
-    left out; those with a time of their own wait for it and then grow to their weight. Raises
+    left out; those with a time of their own wait for it and then grow to their weight. Some of a
+    part's examples come without their items, where `spec.item_dropout` says so. Raises
     `ConfigError` where no part is drawn from the beginning.
     """
 
@@ -80,6 +82,8 @@ class Mixture(Dataset[Drawn]):
         same = by_answer[int(order[member % len(by_answer)])]
         own = generator_for(self.seed, "mixture member", position)
         example = examples[same[int(torch.randint(len(same), (), generator=own))]]
+        if torch.rand((), generator=own) < self.spec.item_dropout.get(name, 0):
+            example = without_items(example)
         return Drawn(example, position // self.train.batch)
 
     def _part(self, time: float, draw: torch.Generator) -> str:

@@ -7,12 +7,11 @@ parts of the mixture.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from anymal_lib import stages
 from anymal_lib.bank import Bank
-from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.comparisons import comparisons
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.instruct.general import general
@@ -90,7 +89,6 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "dialogues": dialogues(asked, turns=TURNS, count=_DIALOGUES, seed=run.seed),
             "pairs": _pairs(run, banks["train"], "train"),
             "captions": _captions(model, banks["train"], run.seed),
-            "blind": _blind(asked),
             "comparisons": comparisons(
                 model.llm,
                 count=_COMPARISONS if recipe.comparisons else 0,
@@ -154,9 +152,3 @@ def _captions(model: AnyMAL, banks: Mapping[str, Bank], seed: int) -> list[Examp
             turn = Turn((f"{said} ", Item(modality, row.id)), draw.choice(row.text))
             examples.append(Example((turn,), "caption", "captions"))
     return examples
-
-
-def _blind(asked: Sequence[Example]) -> list[Example]:
-    """Every question once with each of its answers and no item: what may be said without one."""
-    bare = (replace(without_items(example), source="blind") for example in asked)
-    return list(dict.fromkeys(bare))

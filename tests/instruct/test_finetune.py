@@ -164,6 +164,19 @@ def test_beside_lora_the_adapters_learn_at_their_own_rate(train, own_model, tmp_
         assert all(w.any() for name, w in lora_parameters(model.llm).items() if "lora_B" in name)
 
 
+def test_items_are_left_out_only_where_the_llm_learns(train, own_model, tmp_path):
+    every = {"image": 1.0, "imu": 1.0}
+    for lora in (False, True):
+        kept, dropped = (
+            train(tmp_path / f"{lora}-{name}", lora=lora, model=model, steps=3)["weights"]
+            for name, model in {
+                "kept": own_model(),
+                "dropped": with_weights(own_model(), item_dropout=every),
+            }.items()
+        )
+        assert same(kept, dropped) == (not lora)
+
+
 def test_that_rate_is_a_share_of_the_one_that_each_was_aligned_at(own_model, media_of):
     model = with_weights(own_model(), adapter_rate=0.25)
     add_lora(model.llm, model.profile.finetuning.lora, seed=0)

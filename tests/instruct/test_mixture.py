@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anymal_lib.errors import ConfigError
+from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.examples import Example, Item, Turn, ask
 from anymal_lib.instruct.mixture import Mixture, dialogues, item_first
 from anymal_lib.specs import FinetuneSpec, LoraSpec, TrainSpec
@@ -96,6 +97,21 @@ def test_parts_wait_for_their_time_and_grow_to_their_weight():
     for name in parts:
         late = sum(often[name][step] for step in range(12, 20)) / 8 / 400
         assert late == pytest.approx(1 / 3, abs=0.08), "all have the same weight in the end"
+
+
+def test_some_of_a_parts_examples_come_without_their_items():
+    parts = {"a": some("a"), "b": some("b")}
+    spec = spec_of({"a": 1.0, "b": 1.0}, batch=400, steps=10)
+    dropping = all_of(mixture_of(parts, replace(spec, item_dropout={"a": 0.2, "none": 0.5})))
+    whole = all_of(mixture_of(parts, spec))
+    bare = [found.example for found in dropping if not found.example.items]
+    assert {(e.source, e.question, e.answer) for e in bare} == {
+        ("a", e.question, e.answer) for e in parts["a"]
+    }
+    share, drawn = 0.2, sum(found.example.source == "a" for found in whole)
+    assert abs(len(bare) - drawn * share) < 4 * (drawn * share * (1 - share)) ** 0.5
+    for ours, its in zip(dropping, whole, strict=True):
+        assert ours == its or ours.example == without_items(its.example), "nothing else changes"
 
 
 @pytest.mark.parametrize(("steps", "first"), [(40, 10), (20, 10), (8, 4)])
