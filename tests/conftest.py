@@ -7,6 +7,8 @@ and chat template. Wheels come from the user's cache; tests that write encoders 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a model hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do their notebooks
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
 from copy import deepcopy
