@@ -10,7 +10,7 @@ Shape letters: r rows, t positions, w width of the LLM, k learned tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Packed:
 
 def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> Packed:
     """Embed prompts with shared beginnings; modality tokens in the order of all items."""
-    texts, rest = zip(*_split(prompts), strict=True)
+    texts, rest = zip(*map(split_prefix, prompts), strict=True)
     layouts = layouts_of(rest, modality_tokens)
     rows = _filled(_groups(texts, layouts), layouts)
     length = len(rows[0].ids)
@@ -68,28 +68,10 @@ def saves(prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> bool:
 
     There the text before the first item is a constant that no backward pass enters; here it is not.
     """
-    texts, rest = zip(*_split(prompts), strict=True)
+    texts, rest = zip(*map(split_prefix, prompts), strict=True)
     layouts = layouts_of(rest, modality_tokens)
     packed = sum(group.length for group in _groups(texts, layouts))
     return packed < _SAVED * len(layouts) * max(layout.read() for layout in layouts)
-
-
-def _split(prompts: Sequence[Prompt]) -> list[tuple[tuple[int, ...], Prompt]]:
-    """The text that each prompt may share with others, and what follows in it.
-
-    A prompt without items shares what others read before theirs, where that is most of it.
-    """
-    split = list(map(split_prefix, prompts))
-    sensing = {text for prompt, (text, _) in zip(prompts, split, strict=True) if prompt.items}
-    for k, prompt in enumerate(prompts):
-        if prompt.items:
-            continue
-        said = prompt.pieces[0]
-        before = said[:-1]  # the state at its last token predicts the answer
-        text = max((t for t in sensing if before[: len(t)] == t), key=len, default=())
-        if 2 * len(text) > len(said):
-            split[k] = text, replace(split[k][1], pieces=(said[len(text) :],))
-    return split
 
 
 @dataclass

@@ -197,14 +197,6 @@ def test_short_groups_share_a_row(llms, reads):
     assert_equal(*(step(llm, batch, prefix, "") for prefix in (True, False)))
 
 
-def test_a_question_without_its_item_is_read_with_those_that_have_theirs(llms):
-    prompts, spans = rendered(llms["llama"], BATCHES["without their items"][:4])
-    text = len(prompts[0].pieces[0])
-    lengths = [sum(map(len, p.pieces)) + len(p.response) - 1 - text for p in prompts]
-    positions = text + sum(lengths) + sum(map(len, spans))
-    assert pack(llms["llama"], prompts, spans).mask.shape == (1, 1, positions, positions)
-
-
 def test_batches_of_several_rows_are_equally_long(llms):
     """Whatever they hold, so that their tensors come in few sizes."""
     batches = [[asked(LONG, k, answer="red") for k in range(50, n)] for n in (53, 57)]
