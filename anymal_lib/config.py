@@ -82,6 +82,7 @@ OPEN_QUESTIONS = {
     "audio": "phrases",
     "video": "moving-shapes",
 }
+ITEM_DROPOUT = dict.fromkeys((*OPEN_QUESTIONS, "negated"), 0.17)
 
 MINI = Profile(
     name="mini",
@@ -166,7 +167,7 @@ MINI = Profile(
         # Negated questions grow in: from the start, a match would say nothing about the answer.
         times={"negated": (0.0, 0.5)},
         growth=380,
-        item_dropout={**dict.fromkeys((*OPEN_QUESTIONS, "negated"), 0.17), "general": 0.5},
+        item_dropout={**ITEM_DROPOUT, "general": 0.5},
         beta2=0.95,
     ),
 )
@@ -206,7 +207,7 @@ def _from_hub(
             lora=LoraSpec(rank=64, alpha=16),
             questions=OPEN_QUESTIONS,
             weights=dict.fromkeys((*OPEN_QUESTIONS, *_MADE), 1.0),
-            item_dropout=dict.fromkeys((*OPEN_QUESTIONS, "negated"), 0.17),
+            item_dropout=ITEM_DROPOUT,
             max_new_tokens=64,
         ),
     )
