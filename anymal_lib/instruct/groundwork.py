@@ -82,7 +82,7 @@ def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerRep
     if model.profile.finetuning.comparisons is None:
         return {}
     asked = {
-        modality: sample([e for e in examples if _plain_yes_no(e)], run.seed)
+        modality: sample(run, [e for e in examples if _plain_yes_no(e)])
         for modality, examples in data.test.items()
     }
     with merged_lora(model.llm):

@@ -159,13 +159,13 @@ def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Score
         modality: answer_questions(
             model,
             data.test_media,
-            examples if whole else sample(examples, run.seed),
+            examples if whole else sample(run, examples),
             controls=controls,
             seed=run.seed,
         )
         for modality, examples in data.test.items()
     }
-    pairs = data.pairs if whole else sample(data.pairs, run.seed)
+    pairs = data.pairs if whole else sample(run, data.pairs)
     said = {
         modality: exact_captions(model, modality, bank, data.manifests[modality].fact_values)
         for modality, bank in data.test_media.banks.items()
@@ -185,7 +185,7 @@ def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Score
 def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
     """The same questions otherwise: the last of several in a conversation, and after their item."""
     asked = [e for found in data.test.values() for e in found]
-    some = sample(asked, run.seed)
+    some = sample(run, asked)
     sets = {
         "several turns": dialogues(asked, turns=TURNS, count=len(some), seed=run.seed),
         "item first": [item_first(example) for example in some],
@@ -198,10 +198,10 @@ def other_orders(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Ans
         }
 
 
-def sample(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The questions on which stages before the last are compared: `_SAMPLE` of them at most."""
-    order = torch.randperm(len(examples), generator=generator_for(seed, "sample", 0))
-    return [examples[k] for k in order[:_SAMPLE].tolist()]
+def sample(run: Run, examples: Sequence[Example]) -> list[Example]:
+    """The questions on which stages before the last are compared: `_SAMPLE` or LIMIT at most."""
+    order = torch.randperm(len(examples), generator=generator_for(run.seed, "sample", 0))
+    return [examples[k] for k in order[: at_most(run, _SAMPLE)].tolist()]
 
 
 def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield]:
