@@ -14,7 +14,8 @@ FEW = {
 }
 OF_ONE = {
     "04_align_audio": {"COMPARE_BANK": False},
-    "06_finetune_mmit": {"LIMIT": 6, "PROJECTION_STEPS": 2, "ITEMS": 4},  # many questions a row
+    # Many questions a row.
+    "06_finetune_mmit": {"LIMIT": 6, "BATCH": 8, "PROJECTION_STEPS": 2, "ITEMS": 4},
     "07_evaluate": {"LIMIT": 12},
     "08_ablations": {"SEEDS": 2, "LAYERS": 1, "TOKENS": 16, "BATCH": 16, "LLM_LAYERS": 3},
     "09_demo": {"LIMIT": 12},

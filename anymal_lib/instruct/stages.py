@@ -11,6 +11,8 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -215,20 +217,13 @@ def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield
         name = run.asked.get("WRITER_MODEL", "default")
         writer = EndpointWriter(run.asked["WRITER_URL"], name, key_variable=_KEY)
     else:
-        writer = LocalWriter(model.llm, batch=16, max_new_tokens=96)
-    found = {}
-    for modality, bank in data.train_media.banks.items():
-        count = max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests))
-        rows = stages.spread(bank.rows, count)
-        found[modality] = synthesize(
-            rows,
-            writer,
-            seed=run.seed,
-            file=run.output / f"synthetic-{modality}.jsonl",
-            fact_values=data.manifests[modality].fact_values,
-            on_progress=Progress(f"{modality} items asked"),
-        )
-    return found
+        writer = LocalWriter(model.llm, batch=_ITEMS, max_new_tokens=96)
+    count = max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests))
+    rows = {m: stages.spread(bank.rows, count) for m, bank in data.train_media.banks.items()}
+    write = partial(synthesize, writer=writer, seed=run.seed, file=run.output / "synthetic.jsonl")
+    # All modalities in one batch: a step of decoding takes hardly longer for more texts.
+    write(chain.from_iterable(rows.values()), on_progress=Progress("items asked"))
+    return {m: write(own, fact_values=data.manifests[m].fact_values) for m, own in rows.items()}
 
 
 def judge_all(
