@@ -221,7 +221,8 @@ def ask_writer(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, Yield
     count = max(1, run.asked.get("ITEMS", _ITEMS) // len(data.manifests))
     rows = {m: stages.spread(bank.rows, count) for m, bank in data.train_media.banks.items()}
     write = partial(synthesize, writer=writer, seed=run.seed, file=run.output / "synthetic.jsonl")
-    # All modalities in one batch: a step of decoding takes hardly longer for more texts.
+    # Written in batches across modalities: a step of decoding takes hardly longer for more texts.
+    # Then each modality's texts are read back and judged by the values of its own facts.
     write(chain.from_iterable(rows.values()), on_progress=Progress("items asked"))
     return {m: write(own, fact_values=data.manifests[m].fact_values) for m, own in rows.items()}
 
