@@ -23,7 +23,7 @@ bench: .venv/.ready  ## measure the training step beside other recipes (notebook
 	@$(BIN)/python -m anymal_lib.chain --only 11
 
 test: .venv/.ready  ## run the tests, two files at a time
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: .venv/.ready  ## run the tests in a headless browser, where one is installed
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser -rs tests/browser

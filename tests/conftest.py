@@ -53,6 +53,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest files begin, so that at the end no worker waits for another's.
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
     for item in items:
         needed = [name for name in ASKED_FOR if item.get_closest_marker(name)]
         # What takes minutes and opens a browser runs with the others that take minutes.

@@ -17,7 +17,14 @@ OF_ONE = {
     # Many questions a row.
     "06_finetune_mmit": {"LIMIT": 6, "BATCH": 8, "PROJECTION_STEPS": 2, "ITEMS": 4},
     "07_evaluate": {"LIMIT": 12},
-    "08_ablations": {"SEEDS": 2, "LAYERS": 1, "TOKENS": 16, "BATCH": 16, "LLM_LAYERS": 3},
+    "08_ablations": {
+        "LIMIT": 8,
+        "SEEDS": 2,
+        "LAYERS": 1,
+        "TOKENS": 16,
+        "BATCH": 16,
+        "LLM_LAYERS": 3,
+    },
     "09_demo": {"LIMIT": 12},
     "11_performance": {"QUICK": True, "ACCURACY": False},
 }

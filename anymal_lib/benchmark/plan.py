@@ -35,7 +35,7 @@ class Plan:
 
 QUICK = Plan(
     rounds=2,
-    work=Work(batch=2),
+    work=Work(batch=1),
     batches=(1, 2),
     captions=(4, 8),
     tokens=(4, 8),

@@ -108,11 +108,24 @@ def test_a_users_photographs_take_the_place_of_the_profiles(tmp_path, photograph
 VALIDATION = 2  # a tenth of 25 rows is nobody's training or test item
 
 
-def test_motion_at_another_rate_takes_the_place_of_the_profiles(tmp_path, imu_card_100):
-    given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(tmp_path), "MANIFEST": str(imu_card_100)}
-    step = chain.run_notebook(ALIGN["imu"], tmp_path, given)
-    assert step.record["n"] > 0 and "shoulder-imu" not in step.record["data"]
-    assert set(step.record["metrics"]["grounding"]) == set(CONTROLS)
+def test_motion_at_another_rate_takes_the_place_of_the_profiles_from_any_folder(
+    tmp_path, imu_card_100
+):
+    away = tmp_path / "away"
+    away.mkdir()
+    results = tmp_path / "results"
+    given = {**FEW, "LIMIT": None, "OUTPUT_DIR": str(results), "MANIFEST": str(imu_card_100)}
+    papermill.execute_notebook(
+        str(ROOT / ALIGN["imu"]),
+        str(tmp_path / "executed.ipynb"),
+        parameters=given,
+        cwd=away,
+        progress_bar=False,
+    )
+    record = json.loads((results / "03_align_imu" / "metrics.json").read_text())
+    assert record["n"] > 0 and "shoulder-imu" not in record["data"]
+    assert set(record["metrics"]["grounding"]) == set(CONTROLS)
+    assert list(away.iterdir()) == []
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
@@ -122,17 +135,3 @@ def test_a_users_sounds_and_films_take_the_place_of_the_profiles(tmp_path, card_
     step = chain.run_notebook(ALIGN[modality], tmp_path, given)
     assert step.record["n"] > 0 and len(step.record["data"]) == 1
     assert set(step.record["metrics"]["grounding"]) == set(CONTROLS)
-
-
-def test_runs_from_another_working_directory(tmp_path):
-    away = tmp_path / "away"
-    away.mkdir()
-    papermill.execute_notebook(
-        str(ROOT / ALIGN["imu"]),
-        str(tmp_path / "executed.ipynb"),
-        parameters={**FEW, "OUTPUT_DIR": str(tmp_path / "results")},
-        cwd=away,
-        progress_bar=False,
-    )
-    assert (tmp_path / "results" / "03_align_imu" / "metrics.json").is_file()
-    assert list(away.iterdir()) == []
