@@ -60,8 +60,8 @@ def results() -> str:
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
             f" {tuned['seconds'] / 60:.0f} minutes,",
             f"{answered(tuned)}.",
-            f"An earlier recipe, in {longer['seconds'] / 60:.0f} minutes and"
-            f" {steps_of('longer'):,} steps:",
+            f"With {steps_of('longer'):,} steps instead of {steps_of('mini'):,},"
+            f" {longer['seconds'] / 60:.0f} minutes:",
             f"{answered(longer)}.",
         ]
     )
@@ -123,8 +123,7 @@ def instructions() -> str:
     )
     return "\n".join(
         [
-            f"| mini profile, greedy, exact answers | {default}, the default"
-            f" | {longer} of an earlier recipe |",
+            f"| mini profile, greedy, exact answers | {default}, the default | {longer} |",
             "|---|---|---|",
             *(f"| {row} | {' | '.join(found[row] for found in columns)} |" for row in columns[0]),
             "",
