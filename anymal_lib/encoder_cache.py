@@ -29,7 +29,7 @@ from anymal_lib.specs import Profile, to_plain
 log = logging.getLogger(__name__)
 
 # Raise it when an encoder, its augmentation or its training changes: cached ones are then stale.
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)

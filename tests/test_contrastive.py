@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from anymal_lib.bank import Bank
 from anymal_lib.contrastive import align_encoder, info_nce, meaning, retrieval, warm_cosine
 from anymal_lib.encoder_cache import ready_encoder
 from anymal_lib.encoders import Encoder, Features
+from anymal_lib.encoders.text import TextTower
 from anymal_lib.manifest import load_manifest
 from anymal_lib.rows import Row
 from anymal_lib.specs import TrainSpec
@@ -160,6 +162,25 @@ def test_alignment_repeats_itself_bit_by_bit(align, card_of, modality):
     )
     assert losses == again != others
     assert one.checksum() == same.checksum() != other.checksum()
+
+
+def test_texts_are_embedded_in_an_order_that_is_no_sets():
+    lengths, order = [], []
+
+    def encode(ids):
+        lengths.append(len(ids))
+        order.extend(ids.flatten().tolist())
+        return torch.ones(len(ids), 2)
+
+    def tokenize(texts):
+        return torch.tensor([[int(text)] for text in texts])
+
+    texts = [str(k) for k in range(100, 300)]
+    tower = TextTower(nn.Linear(1, 1), encode, tokenize)
+    tower([*texts[::-1], *texts, "7"])
+    tower(texts)
+    assert order == [7, *range(100, 300)], "short ones first, and none twice"
+    assert lengths == [64, 64, 64, 9]
 
 
 # Retrieval ---------------------------------------------------------------------------------------

@@ -36,6 +36,12 @@ def test_bf16_is_fast_where_it_multiplies_no_slower(measured_anew, monkeypatch, 
     assert own_gflops() == max(bf16, fp32), "what runs are compared by is the type they run in"
 
 
+def test_measuring_takes_no_random_number_from_a_run(measured_anew):
+    before = torch.get_rng_state()
+    fast_bf16()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_speed_is_a_positive_number(dtype):
     assert 0 < matmul_gflops(64, repeats=3, dtype=dtype) < 1e9

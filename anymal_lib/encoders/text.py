@@ -31,7 +31,8 @@ class TextTower:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Embed texts, on the CPU; each distinct text is encoded once per process."""
         device = next(self._model.parameters()).device
-        new = sorted({text for text in texts if text not in self._known}, key=len)
+        # In one order in every process, that of a set is not: batches round differently.
+        new = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
             encoded = self._encode(self._tokenize(chunk).to(device))
