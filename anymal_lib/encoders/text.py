@@ -31,7 +31,7 @@ class TextTower:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Embed texts, on the CPU; each distinct text is encoded once per process."""
         device = next(self._model.parameters()).device
-        # In one order in every process, that of a set is not: batches round differently.
+        # A set's order differs from process to process, and other batches round differently.
         new = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), 64):
             chunk = new[start : start + 64]
