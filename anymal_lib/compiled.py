@@ -2,13 +2,12 @@
 
 A cache of transformers is asked by layer number, which would make every layer a graph of its own,
 half a minute each time. While compiled, a layer gets the prefix's keys and values as plain tensors
-instead; an attention function of ours puts them before its own and hands over to the model's.
+instead, which `anymal_lib.attention` puts before its own.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anymal_lib.attention import own_attention
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.machine import has_compiler
@@ -23,7 +23,6 @@ from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 
-_NAME = "anymal_compiled"
 # Floating-point operations of a run from which compilation repays: it takes about 30 s on two CPU
 # cores and saves a tenth of a run, which at 400 GFLOP/s is 300 s. On an H100 it takes about 15 s
 # and saves nearly a third of a step of the 7B shape, at 360 TFLOP/s of 50 s.
@@ -60,56 +59,32 @@ def compiled_layers(llm: FrozenLLM) -> Iterator[None]:
             do="Install g++, or set compile=False in the profile's step.",
         )
     layers = llm.model.base_model.layers
-    own = llm.model.config._attn_implementation
-    _register(own, layers[0])
-    try:
-        llm.model.set_attn_implementation(_NAME)
-        for index, layer in enumerate(layers):
-            layer.forward = _in_training(layer, index)
-        yield
-    finally:
-        llm.model.set_attn_implementation(own)
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+    with own_attention(llm.model):
+        try:
+            for index, layer in enumerate(layers):
+                layer.forward = _in_training(layer, index)
+            llm.compiled = True
+            yield
+        finally:
+            llm.compiled = False
+            for layer in layers:
+                layer.__dict__.pop("forward", None)
 
 
 def _in_training(layer: nn.Module, index: int) -> Callable[..., Tensor]:
     """The layer's forward pass: compiled where gradients flow, else as it is."""
     plain, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
 
-    def forward(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
+    def forward(
+        *args: Any, past_key_values: Any = None, prefix: Any = None, **kwargs: Any
+    ) -> Tensor:
         if not torch.is_grad_enabled():
-            return plain(*args, past_key_values=past_key_values, **kwargs)
-        prefix = None
+            return plain(*args, past_key_values=past_key_values, prefix=prefix, **kwargs)
+        if prefix is not None:
+            prefix = prefix[index]
         if past_key_values is not None:
             held = past_key_values.layers[index]
             prefix = (held.keys, held.values)
         return compiled(*args, **{**kwargs, "prefix": prefix, "use_cache": False})
 
     return forward
-
-
-def _register(own: str, layer: nn.Module) -> None:
-    """Make an attention of the model's own kind that reads a prefix known to transformers."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    eager = sys.modules[type(layer.self_attn).__module__].eager_attention_forward
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
-
-    def with_prefix(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        prefix: tuple[Tensor, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if prefix is not None:
-            key, value = torch.cat([prefix[0], key], 2), torch.cat([prefix[1], value], 2)
-        return attend(module, query, key, value, attention_mask, **kwargs)
-
-    AttentionInterface.register(_NAME, with_prefix)
-    AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS[own])

@@ -33,6 +33,8 @@ from anymal_lib.prompt import (
 )
 from anymal_lib.specs import ModalitySpec, Profile
 
+_FULL = 0.9  # share of real positions above which telling them apart saves nothing
+
 
 class AnyMAL:
     """The whole model; only `adapters` ever learn.
@@ -123,15 +125,23 @@ class AnyMAL:
             packed = pack(self.llm, prompts, modality_tokens)
             # The mask of packed rows knows no window of attention.
             if self.llm.window is None or packed.positions.max() < self.llm.window:
-                states = self.llm.hidden_packed(packed.embeddings, packed.mask, packed.positions)
+                states = self.llm.hidden_packed(
+                    packed.embeddings, packed.mask, packed.positions, self._read(packed.real)
+                )
                 return self._of_rows(states, packed.rows, packed.targets)
         if self.profile.step.prefix and not self.llm.learns:
             texts, prompts = zip(*map(split_prefix, prompts), strict=True)
             prefix = self.llm.remember(texts)
         # Padding on the right needs no mask: causal attention never looks there.
         batch = splice(self.llm, prompts, modality_tokens, pad_left=False)
-        states = self.llm.hidden(batch.embeddings, prefix=prefix)
+        states = self.llm.hidden(batch.embeddings, prefix=prefix, real=self._read(batch.real))
         return self._of_rows(states, batch.rows, batch.targets)
+
+    def _read(self, real: Tensor) -> Tensor | None:
+        """Which positions are to be told apart from padding; None where that saves nothing."""
+        # Compiled layers read every batch in the same way: another one is another graph.
+        saves_some = self.llm.compiled or real.float().mean() <= _FULL
+        return real if self.profile.step.unpad and saves_some else None
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], spans: Sequence[Sequence[Tensor]]) -> list[Tensor]:

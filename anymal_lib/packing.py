@@ -27,13 +27,14 @@ class Packed:
     """Input embeddings of a batch.
 
     embeddings (r, t, w); mask (r, 1, t, t), 0 where a position may look and the most negative
-    number where not; positions (r, t); rows and targets (k,), prompt by prompt: flat positions
-    whose next token is learned, and that token.
+    number where not; positions (r, t); real (r, t), False where a row is filled up; rows and
+    targets (k,), prompt by prompt: flat positions whose next token is learned, and that token.
     """
 
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
+    real: Tensor
     rows: Tensor
     targets: Tensor
 
@@ -58,6 +59,7 @@ def pack(llm: FrozenLLM, prompts: Sequence[Prompt], modality_tokens: Sequence[Te
         ),
         _mask(rows, llm),
         torch.tensor([row.positions for row in rows]).to(llm.device),
+        torch.tensor([row.group for row in rows]).to(llm.device) >= 0,
         indices([begins[k] + at - 1 for k, at in learned], llm),
         indices([layouts[k].ids[at] for k, at in learned], llm),
     )

@@ -67,14 +67,19 @@ class Dialogue:
 class Spliced:
     """Input embeddings of a batch.
 
-    embeddings (b, t, w); mask (b, t) True where a position is real, None without padding;
-    rows and targets (k,): flat positions whose next token is a response token, and that token.
+    embeddings (b, t, w); real (b, t), False where a row is filled up; rows and targets (k,): flat
+    positions whose next token is a response token, and that token.
     """
 
     embeddings: Tensor
-    mask: Tensor | None
+    real: Tensor
     rows: Tensor
     targets: Tensor
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`real`, where any position is not."""
+        return None if self.real.all() else self.real
 
 
 def render(
@@ -270,17 +275,14 @@ def splice(
     is_item = [layout.is_item[:n] for layout, n in zip(layouts, lengths, strict=True)]
     places = pad_rows(is_item, False, left=pad_left).to(llm.device)
     embeddings = embedded(llm, pad_rows(ids, 0, left=pad_left), places, modality_tokens)
-    mask = None
-    if min(lengths) != longest:
-        real = [[True] * length for length in lengths]
-        mask = pad_rows(real, False, left=pad_left).to(llm.device)
+    real = pad_rows([[True] * length for length in lengths], False, left=pad_left).to(llm.device)
     rows, targets = [], []
     for k, (layout, length) in enumerate(zip(layouts, lengths, strict=True)):
         begin = k * longest + (longest - length if pad_left else 0)
         # The state one position before a token predicts it.
         rows += [begin + at - 1 for at in layout.learned()]
         targets += [layout.ids[at] for at in layout.learned()]
-    return Spliced(embeddings, mask, indices(rows, llm), indices(targets, llm))
+    return Spliced(embeddings, real, indices(rows, llm), indices(targets, llm))
 
 
 def layouts_of(prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]) -> list[Layout]:

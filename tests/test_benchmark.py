@@ -211,5 +211,6 @@ def test_switches_and_generation_are_measured_on_any_llm(tiny_folder):
     assert set(switches.without_each(plan)) >= {
         "prefix as constants",
         "logits of the caption alone",
+        "padding taken out, captions of 4 to 60",
     }
     assert inference.generation(plan, new_tokens=3).speedup.median > 0

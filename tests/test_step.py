@@ -200,24 +200,32 @@ def test_any_batch_gives_transformers_own_loss_and_gradient(batch_step, name, ki
 # What the prefix keeps out of a step -------------------------------------------------------------
 
 
-def test_nothing_before_the_first_item_is_read_by_a_step_that_learns(
-    new_model, bank_of, image_card, tiny_folder
+@pytest.mark.parametrize("unpad", [True, False])
+def test_a_step_that_learns_reads_nothing_before_the_first_item_and_no_padding(
+    new_model, bank_of, image_card, tiny_folder, unpad
 ):
-    model, reads = new_model(32, step=ON), []
+    model, reads = new_model(32, step=replace(ON, unpad=unpad)), []
     model.llm = load_llm(tiny_folder, bits=32)
     model.llm.model.base_model.layers[0].register_forward_pre_hook(
         lambda layer, args: reads.append((*args[0].shape[:2], torch.is_grad_enabled()))
     )
     bank, spec = bank_of(image_card), model.spec("image").align
+    longer = " and nobody knows why"
+    rows = [replace(r, text=(r.text[0] + k % 2 * longer,)) for k, r in enumerate(bank.rows)]
+    bank = replace(bank, rows=rows)
     trainer = AdapterTrainer(model, "image", bank, spec, seed=0)
     samples = Samples(bank, spec, 0)
+    after = 4 + len(render(model.llm, ["", ITEM]).pieces[1])
+    expected = []
     for step in range(8):
-        trainer.step([samples[step * spec.batch + k] for k in range(spec.batch)])
-    learning = [(rows, length) for rows, length, learns in reads if learns]
-    assert len(learning) == 8 and {rows for rows, _ in learning} == {spec.batch}
-    after = len(render(model.llm, ["", ITEM]).pieces[1])
-    longest = max(len(model.llm.tokenize(text)) for row in bank.rows for text in row.text)
-    assert max(length for _, length in learning) == 4 + after + longest
+        batch = [samples[step * spec.batch + k] for k in range(spec.batch)]
+        trainer.step(batch)
+        # A caption's last token is predicted, the end of the turn: what is read is the caption.
+        lengths = [after + len(model.llm.tokenize(sample.caption)) for sample in batch]
+        flat = unpad and sum(lengths) <= 0.9 * len(lengths) * max(lengths)
+        expected.append((1, sum(lengths)) if flat else (len(lengths), max(lengths)))
+    assert [(rows, length) for rows, length, learns in reads if learns] == expected
+    assert any(rows == 1 for rows, _ in expected) == unpad
     constant = [rows for rows, _, learns in reads if not learns]
     instructions = model.spec("image").instructions
     assert constant == [1] * len(constant) and 2 <= len(constant) <= len(instructions)

@@ -17,8 +17,9 @@ from anymal_lib.specs import StepSpec
 def without_each(plan: Plan) -> dict[str, Spread]:
     """Time of our step without one switch over the step with all of them.
 
-    Captions of mixed length and two micro-batches, so that sorting has something to do. What the
-    allocator keeps is a matter of the whole process: see `memory_kept`.
+    Captions of mixed length and two micro-batches, so that sorting has something to do; for padding
+    one batch of short and long ones, as people's answers are. What the allocator keeps is a matter
+    of the whole process: see `memory_kept`.
     """
     llm = load_llm(plan.profile.llm)
     work = replace(plan.work, caption=12, spread=4, micro_batch=max(1, plan.work.batch // 2))
@@ -32,7 +33,11 @@ def without_each(plan: Plan) -> dict[str, Spread]:
     }
     steps = {name: Bench(llm, work, spec).ours() for name, spec in {"on": on, **off}.items()}
     times = alternate(steps, plan.rounds)
-    return {name: times.ratio(name, "on") for name in off}
+    found = {name: times.ratio(name, "on") for name in off}
+    ragged = replace(plan.work, caption=32, spread=28)
+    read = {unpad: Bench(llm, ragged, replace(on, unpad=unpad)).ours() for unpad in (True, False)}
+    padded = alternate({"taken out": read[True], "read": read[False]}, plan.rounds)
+    return found | {"padding taken out, captions of 4 to 60": padded.ratio("read", "taken out")}
 
 
 def memory_kept(plan: Plan) -> dict[str, Growth]:
@@ -58,6 +63,7 @@ PLAIN = StepSpec(
     caption_logits=False,
     prefix=False,
     sort_micro_batches=False,
+    unpad=False,
     cache_features=False,
     keep_memory=False,
     compile=False,
