@@ -75,13 +75,10 @@ def _in_training(layer: nn.Module, index: int) -> Callable[..., Tensor]:
     """The layer's forward pass: compiled where gradients flow, else as it is."""
     plain, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
 
-    def forward(
-        *args: Any, past_key_values: Any = None, prefix: Any = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return plain(*args, past_key_values=past_key_values, prefix=prefix, **kwargs)
-        if prefix is not None:
-            prefix = prefix[index]
+            return plain(*args, past_key_values=past_key_values, **kwargs)
+        prefix = None
         if past_key_values is not None:
             held = past_key_values.layers[index]
             prefix = (held.keys, held.values)

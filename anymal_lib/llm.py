@@ -215,10 +215,11 @@ class FrozenLLM:
         ).last_hidden_state
 
     def _reads_rows(self, length: int, prefix: Prefix | None) -> bool:
-        """Whether rows of so many positions can be read without their padding."""
+        """Whether rows of so many positions can be read without their padding, and faster."""
         looks_back = self.window is None or length < self.window  # our mask knows no window
         unpadded = prefix is None or prefix.mask is None
-        return looks_back and unpadded and takes_own_attention(self.model)
+        # Compiled layers read padding too: taken out and put back for attention, it cost them more.
+        return not self.compiled and looks_back and unpadded and takes_own_attention(self.model)
 
     def _hidden_rows(
         self,
@@ -230,10 +231,9 @@ class FrozenLLM:
     ) -> Tensor:
         """Hidden states of rows whose real positions are read as one: (r, l, w) -> (r, l, w)."""
         rows = Rows.of(real)
-        one = rows.take(embeddings)[None].clone()  # of a view layers would compile another graph
         with own_attention(self.model):
             states = self._body(
-                inputs_embeds=one,
+                inputs_embeds=rows.take(embeddings)[None],
                 attention_mask=mask,
                 position_ids=positions[real][None],
                 use_cache=False,

@@ -139,9 +139,7 @@ class AnyMAL:
 
     def _read(self, real: Tensor) -> Tensor | None:
         """Which positions are to be told apart from padding; None where that saves nothing."""
-        # Compiled layers read every batch in the same way: another one is another graph.
-        saves_some = self.llm.compiled or real.float().mean() <= _FULL
-        return real if self.profile.step.unpad and saves_some else None
+        return real if self.profile.step.unpad and real.float().mean() <= _FULL else None
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], spans: Sequence[Sequence[Tensor]]) -> list[Tensor]:
