@@ -35,8 +35,9 @@ def without_each(plan: Plan) -> dict[str, Spread]:
     times = alternate(steps, plan.rounds)
     found = {name: times.ratio(name, "on") for name in off}
     ragged = replace(plan.work, caption=32, spread=28)
-    read = {unpad: Bench(llm, ragged, replace(on, unpad=unpad)).ours() for unpad in (True, False)}
-    padded = alternate({"taken out": read[True], "read": read[False]}, plan.rounds)
+    ways = {"taken out": on, "read": replace(on, unpad=False)}
+    steps = {name: Bench(llm, ragged, spec).ours() for name, spec in ways.items()}
+    padded = alternate(steps, plan.rounds)
     return found | {"padding taken out, captions of 4 to 60": padded.ratio("read", "taken out")}
 
 
