@@ -69,6 +69,13 @@ class Bank:
         """Which row is the `position`-th of a training run: each once an epoch, shuffled."""
         return epoch_order(seed, len(self), position)
 
+    def some(self, index: Sequence[int]) -> Bank:
+        """A bank of some of the rows, in the given order."""
+        rows, held = [self.rows[k] for k in index], self.intermediate
+        if isinstance(held, EncodedAtUse):
+            return Bank(rows, EncodedAtUse(held.encoder, rows), [])
+        return Bank(rows, [held[k] for k in index], [])
+
     def identity(self) -> list[Any]:
         """What a training run on this bank depends on, for its fingerprint."""
         return [(row.id, row.text) for row in self.rows]

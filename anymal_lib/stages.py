@@ -68,10 +68,10 @@ def _default_fold(run: Run) -> int:
     return 5 if fold == "all" else fold
 
 
-def spread(rows: list[Any], limit: int) -> list[Any]:
+def spread(rows: Sequence[Any], limit: int) -> list[Any]:
     """At most `limit` rows, evenly over the list: its beginning may hold one class only."""
     if len(rows) <= limit:
-        return rows
+        return list(rows)
     return [rows[k * len(rows) // limit] for k in range(limit)]
 
 

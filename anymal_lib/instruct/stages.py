@@ -52,7 +52,7 @@ NOTEBOOKS = {
     "audio": "04_align_audio",
     "video": "05_align_video",
 }
-_SAMPLE = 500  # questions of each modality on which earlier stages are compared
+_SAMPLE = 300  # questions, and items to caption, of each modality on which stages are compared
 _ITEMS = 32  # that a writer is asked about
 _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
@@ -142,12 +142,12 @@ class Scores:
     vqa: AnswerReport
     questions: dict[str, AnswerReport]  # about the other modalities
     pairs: AnswerReport
-    captions: dict[str, float]  # modality -> exact captions of held-out items
+    captions: dict[str, float]  # modality -> exact captions, of a sample of held-out items
     perplexity: float  # on plain text
 
 
 def scores(run: Run, model: AnyMAL, data: InstructionSet, *, whole: bool) -> Scores:
-    """Answer held-out questions, caption held-out items, read plain text.
+    """Answer held-out questions, caption a sample of held-out items, read plain text.
 
     With `whole` every question is asked and under every control; without, a sample of them.
     """
@@ -169,7 +169,12 @@ def _scores(run: Run, model: AnyMAL, data: InstructionSet, whole: bool) -> Score
     }
     pairs = data.pairs if whole else sample(run, data.pairs)
     said = {
-        modality: exact_captions(model, modality, bank, data.manifests[modality].fact_values)
+        modality: exact_captions(
+            model,
+            modality,
+            bank.some(stages.spread(range(len(bank)), _SAMPLE)),
+            data.manifests[modality].fact_values,
+        )
         for modality, bank in data.test_media.banks.items()
         if all(row.text for row in bank.rows)
     }
