@@ -28,6 +28,7 @@ _WEIGHTS = "adapter_model.safetensors"
 def add_lora(llm: FrozenLLM, spec: LoraSpec, *, seed: int) -> None:
     """Put LoRA beside every linear layer of the LLM but its head, in fp32; it changes nothing yet.
 
+    Decoder layers below `spec.first_layer` get none; `ConfigError` where the LLM has none above.
     The new weights learn until `freeze_lora`. Works on bf16, int8 and nf4 alike.
     """
     from peft import LoraConfig
@@ -35,12 +36,32 @@ def add_lora(llm: FrozenLLM, spec: LoraSpec, *, seed: int) -> None:
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
-        target_modules="all-linear",
+        **_targets(llm, spec.first_layer),
     )
     _inject(llm, config, seed)
     for parameter in lora_parameters(llm).values():
         parameter.data = parameter.data.float()  # steps are smaller than bf16 resolves
     llm.forget()
+
+
+def _targets(llm: FrozenLLM, first: int) -> dict[str, Any]:
+    """Which layers get LoRA, in peft's words."""
+    if first == 0:
+        return {"target_modules": "all-linear"}
+    layers = llm.model.base_model.layers
+    if not 0 < first < len(layers):
+        raise ConfigError(
+            "LoRA's first layer",
+            expected=f"0 to {len(layers) - 1}: the LLM has {len(layers)} decoder layers",
+            got=str(first),
+            do="Set first_layer in the profile's finetune.lora.",
+        )
+    linear = {n for n, module in layers[first].named_modules() if isinstance(module, nn.Linear)}
+    return {
+        "target_modules": sorted(name.rsplit(".", 1)[-1] for name in linear),
+        "layers_to_transform": list(range(first, len(layers))),
+        "layers_pattern": "layers",
+    }
 
 
 def has_lora(llm: FrozenLLM) -> bool:

@@ -145,6 +145,25 @@ def test_every_linear_layer_but_the_head_has_one_of_the_specs_rank_and_alpha(req
 
 
 @pytest.mark.parametrize("bits", BITS)
+def test_lora_can_begin_at_an_upper_layer(fresh, tmp_path, bits):
+    llm = fresh(bits)
+    add_lora(llm, replace(SPEC, first_layer=1), seed=0)
+    assert len(lora_parameters(llm)) == 14
+    assert all(name.startswith("model.layers.1.") for name in lora_parameters(llm))
+    move(llm)
+    save_lora(llm, tmp_path / "lora")
+    other = fresh(bits)
+    load_lora(other, tmp_path / "lora")
+    assert torch.equal(logits(other), logits(llm))
+
+
+@pytest.mark.parametrize("first", [-1, 2])
+def test_a_first_layer_that_is_not_there_is_refused(fresh, first):
+    with pytest.raises(ConfigError, match="0 to 1"):
+        add_lora(fresh(32), replace(SPEC, first_layer=first), seed=0)
+
+
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("loaded", [False, True])
 def test_gradients_reach_lora_through_every_precision(fresh, tmp_path, tiny_profile, bits, loaded):
     llm = fresh(bits)
