@@ -23,10 +23,11 @@ from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 
-# Floating-point operations of a run from which compilation repays: it takes about 30 s on two CPU
-# cores and saves a tenth of a run, which at 400 GFLOP/s is 300 s. On an H100 it takes about 15 s
-# and saves nearly a third of a step of the 7B shape, at 360 TFLOP/s of 50 s.
-_REPAID = {"cpu": 1.2e14, "cuda": 2e16}
+# Floating-point operations of a run from which compilation repays: it takes about 40 s on two CPU
+# cores and saves a seventh of a run with LoRA, whose products are about half of its time: at 400
+# GFLOP/s that run takes 400 s. On an H100 it takes about 15 s and saves nearly a third of a step of
+# the 7B shape, at 360 TFLOP/s of 50 s.
+_REPAID = {"cpu": 8e13, "cuda": 2e16}
 
 
 def repays(llm: FrozenLLM, spec: TrainSpec, tokens: int) -> bool:

@@ -133,10 +133,11 @@ def _training(config: Mapping[str, Any]) -> str:
         stages |= {what: recipe[name] for what, name in before.items() if recipe.get(name)}
         stages["all: instructions, with LoRA"] = recipe["lora_train"]
         rank, alpha = recipe["lora"]["rank"], recipe["lora"]["alpha"]
-        share = recipe["adapter_rate"]
-        rate = "LoRA's rate" if share is None else f"{share:g} times the rate of their alignment"
-        text += f"LoRA: rank {rank}, alpha {alpha}, beside every linear layer; the adapters"
-        text += f" learn at {rate} meanwhile.\n\n"
+        first = recipe["lora"]["first_layer"]
+        where = f" from decoder layer {first} on" if first else ""
+        learn = "learn at LoRA's rate" if recipe["adapters_learn"] else "stay as they are"
+        text += f"LoRA: rank {rank}, alpha {alpha}, beside every linear layer{where}; the adapters"
+        text += f" {learn} meanwhile.\n\n"
     names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "grad_clip")
     rows = [[stage, *(f"{part[name]:g}" for name in names)] for stage, part in stages.items()]
     return text + _table(["training", *(name.replace("_", " ") for name in names)], rows)

@@ -46,6 +46,8 @@ class LoraSpec:
 
     rank: int  # Table 12: 64
     alpha: int  # Table 12: 16
+    # The first decoder layer with such weights; those below stay as they are (Table 12: 0, all).
+    first_layer: int = 0
 
 
 ALWAYS = (0.0, 0.0)  # from the first step of a run, as often as a part's weight says
@@ -56,8 +58,8 @@ class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
 
     The mixture's parts are the modalities' questions and "negated", "captions", "dialogues",
-    "pairs", "comparisons" (of words, without items), "told" (what a text says of an item) and
-    "general" (what no item answers); see `anymal_lib.instruct.mixture`.
+    "pairs", "comparisons" and "negated comparisons" (of words, without items), "told" (what a text
+    says of an item) and "general" (what no item answers); see `anymal_lib.instruct.mixture`.
     """
 
     projection: TrainSpec  # the adapters alone
@@ -68,18 +70,16 @@ class FinetuneSpec:
     # Part -> share of the run from which it is drawn, and from which as often as its weight says:
     # in between it grows evenly. Others always (ours).
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
-    growth: int | None = None  # of a longer run, the steps that `times` are shares of (ours)
     # Part -> share of its examples that come without their items: what may be said without any is
     # learned too (ours). Not where the LLM stays as it is.
     item_dropout: dict[str, float] = field(default_factory=dict)
-    # While LoRA learns, each adapter's learning rate as a share of the one that it was aligned at;
-    # None: LoRA's (ours).
-    adapter_rate: float | None = None
+    # Whether adapters learn beside LoRA, as in the paper. If not, they stay as `words` left them,
+    # and below LoRA's first layer there is no backward pass (ours).
+    adapters_learn: bool = True
     # Before that: adapters fitted to the embeddings of words, and LoRA to comparisons of words
     # alone. None: without (both ours).
     words: TrainSpec | None = None
     comparisons: TrainSpec | None = None
-    beta2: float = 0.999  # AdamW's, where `adapter_rate` is used: lower forgets sooner (ours)
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

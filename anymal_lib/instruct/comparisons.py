@@ -14,13 +14,23 @@ from anymal_lib.instruct.examples import Example, ask, text_item
 from anymal_lib.instruct.questions import QUESTIONS
 from anymal_lib.llm import FrozenLLM
 
-SOURCE = "comparisons"
+SOURCE, NEGATED = "comparisons", "negated comparisons"
 _FORMS = (  # beside the kit's own questions
     "Is it {value}?",
     "Is there {value} here?",
     "Does it show {value}?",
     "Is the {value} there?",
     "Can one find {value} in it?",
+)
+_NEGATED_FORMS = (
+    "Is there no {value} here?",
+    "Is there not {value}?",
+    "Does it not show {value}?",
+    "Is no {value} there?",
+    "Is it not {value}?",
+    "Is there not any {value} in it?",
+    "Does it not contain {value}?",
+    "Is no {value} to be found in it?",
 )
 _COMMON = 12_000  # tokens of a vocabulary that is in the order of frequency
 _WORD = re.compile(r"[Ġ▁][a-z]{4,}")  # a word of one token: BPE, SentencePiece
@@ -30,7 +40,12 @@ _TOGETHER = 8  # lists under one question, half of them with its word
 
 
 def comparisons(
-    llm: FrozenLLM, *, count: int, seed: int, without: Container[str] = ()
+    llm: FrozenLLM,
+    *,
+    count: int,
+    seed: int,
+    without: Container[str] = (),
+    negated: bool = False,
 ) -> list[Example]:
     """Questions whether a word is in a list of words, answers balanced under each question.
 
@@ -39,18 +54,20 @@ def comparisons(
         count: examples, rounded down to whole questions.
         seed: of words and questions; question k depends on nothing but the seed, k and the words.
         without: words that are left out, for example those of the facts that are asked later.
+        negated: ask whether it is not in the list.
 
     Returns:
-        Examples with source "comparisons" and kind "comparison", the list in an item's place.
-        None where the vocabulary has no words of one token.
+        Examples with source `SOURCE` and kind "comparison", or `NEGATED` and "negated comparison",
+        the list in an item's place. None where the vocabulary has no words of one token.
     """
     vocabulary = llm.tokenizer.convert_ids_to_tokens(range(min(_COMMON, len(llm.tokenizer))))
     words = [t[1:] for t in vocabulary if _WORD.fullmatch(t or "") and t[1:] not in without]
     forms = [form for facts in QUESTIONS.values() for _, asked in facts.values() for form in asked]
-    forms += _FORMS
+    forms = _NEGATED_FORMS if negated else (*forms, *_FORMS)
+    kind = "negated comparison" if negated else "comparison"
     examples = []
     for k in range(count // _TOGETHER if len(words) > _OTHERS[1] else 0):
-        draw = random.Random(f"{seed}/comparison/{k}")
+        draw = random.Random(f"{seed}/{kind}/{k}")
         word, form = draw.choice(words), draw.choice(forms)
         for member in range(_TOGETHER):
             said = draw.sample(words, draw.randint(*_OTHERS))
@@ -58,8 +75,13 @@ def comparisons(
             if there := member % 2 == 1:
                 said[draw.randrange(len(said))] = word
             listed = " ".join(said[j % len(said)] for j in range(_LENGTH))
-            answer = "yes" if there else "no"
-            question = form.format(value=word)
-            item = text_item(f" {listed}")
-            examples.append(ask(question, item, answer=answer, kind="comparison", source=SOURCE))
+            examples.append(
+                ask(
+                    form.format(value=word),
+                    text_item(f" {listed}"),
+                    answer="yes" if there != negated else "no",
+                    kind=kind,
+                    source=NEGATED if negated else SOURCE,
+                )
+            )
     return examples

@@ -34,7 +34,7 @@ class Example:
         turns: at least one.
         kind: what is asked, by which scores are told apart, for example "colour".
         source: where it comes from: "written", "facts", "synthetic", "pairs", "captions",
-            "dialogues", "comparisons", "told", "general" or "planted".
+            "dialogues", "comparisons", "negated comparisons", "told", "general" or "planted".
     """
 
     turns: tuple[Turn, ...]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anymal_lib.checksums import weights_checksum
@@ -27,36 +27,26 @@ _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: f
 class InstructionTrainer(Trainer):
     """Trains all adapters, and the LoRA weights where the LLM has any that learn.
 
-    Without `adapters` these alone: on text there is nothing for adapters to read.
+    Without `adapters` these alone.
     """
 
     def __init__(
-        self, model: AnyMAL, media: Media, spec: TrainSpec, seed: int, *, adapters: bool = True
+        self,
+        model: AnyMAL,
+        media: Media,
+        spec: TrainSpec,
+        seed: int,
+        *,
+        adapters: bool = True,
+        name: str = "instruction tuning",
     ) -> None:
         learned = nn.ModuleDict({"adapters": model.adapters} if adapters else {})
         if model.llm.learns:
             # Their own names hold dots, which parameters of a module may not.
             learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
-        name = "instruction tuning" if adapters else "instruction tuning on text"
         super().__init__(model, name, learned, spec)
-        self.media, self.seed = media, seed
-        self.adapters = self.learned["adapters"] if adapters else model.adapters
-
-    def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
-        """LoRA first, where it learns: beside it the adapters keep what alignment taught them."""
-        recipe = self.model.profile.finetuning
-        share = recipe.adapter_rate
-        if not {"lora", "adapters"} <= set(learned) or share is None:
-            return super().groups(learned)
-        own = [
-            {
-                "params": list(adapter.parameters()),
-                "lr": share * self.model.spec(modality).align.learning_rate,
-            }
-            for modality, adapter in learned["adapters"].items()
-        ]
-        both = [{"params": list(learned["lora"])}, *own]
-        return [{**group, "betas": (0.9, recipe.beta2)} for group in both]
+        self.media, self.seed, self.adapters_learn = media, seed, adapters
+        self.adapters = self.learned["adapters"] if adapters else model.adapters.eval()
 
     @property
     def tokens(self) -> int:
@@ -86,7 +76,8 @@ class InstructionTrainer(Trainer):
         """Negative log-likelihood of the answers, mean over the examples."""
         items = [item for example, _ in part for item in example.items]
         inputs = [tensor for _, own in part for tensor in own]
-        tokens = self.media.tokens(self.model, self.adapters, items, inputs)
+        with torch.set_grad_enabled(self.adapters_learn):
+            tokens = self.media.tokens(self.model, self.adapters, items, inputs)
         prompts = [prompt_of(self.model, example, learn=True) for example, _ in part]
         return self.model.response_loss(prompts, tokens)
 
@@ -104,8 +95,9 @@ def finetune(
 ) -> list[StepReport]:
     """Train the model's adapters, with `lora` also LoRA on its LLM; returns the loss curve.
 
-    Where the LLM has no LoRA yet, it gets the profile's; LoRA that it has goes on learning, or
-    without `lora` stays as it is. See `run_steps` for files and errors.
+    Beside LoRA adapters may stay as they are (`FinetuneSpec.adapters_learn`). Where the LLM has no
+    LoRA yet, it gets the profile's; LoRA that it has goes on learning, or without `lora` stays as
+    it is. See `run_steps` for files and errors.
     """
     recipe = model.profile.finetuning
     if lora and not has_lora(model.llm):
@@ -116,7 +108,9 @@ def finetune(
         parts = {name: list(filter(_senses, examples)) for name, examples in parts.items()}
     mixture = Mixture(parts, recipe, spec, seed)
     senses = any(_senses(example) for examples in mixture.parts.values() for example in examples)
-    trainer = InstructionTrainer(model, media, spec, seed, adapters=senses)
+    adapters = senses and (recipe.adapters_learn or not lora)
+    name = "instruction tuning" if senses else "instruction tuning on text"
+    trainer = InstructionTrainer(model, media, spec, seed, adapters=adapters, name=name)
     depends_on = [
         asdict(recipe),
         lora,
@@ -124,6 +118,7 @@ def finetune(
         {name: bank.identity() for name, bank in media.banks.items()},
         mixture.parts,
         weights_checksum(trainer.learned.state_dict()),
+        weights_checksum(model.adapters.state_dict()),
     ]
     curve = run_steps(trainer, mixture, folder=folder, depends_on=depends_on, on_step=on_step)
     model.adapters.eval()

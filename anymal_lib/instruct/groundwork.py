@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 from anymal_lib.instruct.answers import AnswerReport, answer_questions
+from anymal_lib.instruct.comparisons import NEGATED
 from anymal_lib.instruct.comparisons import SOURCE as COMPARISONS
-from anymal_lib.instruct.examples import Example
 from anymal_lib.instruct.finetune import finetune
 from anymal_lib.instruct.sets import InstructionSet
 from anymal_lib.instruct.stages import Tuned, sample
@@ -57,14 +57,14 @@ def compare_words(
 ) -> dict[str, Tuned]:
     """Teach LoRA to compare words, on text alone; empty where the profile has no recipe for it."""
     spec = model.profile.finetuning.comparisons
-    examples = data.train[COMPARISONS]
-    if spec is None or not examples:
+    parts = {name: data.train[name] for name in (COMPARISONS, NEGATED)}
+    if spec is None or not any(parts.values()):
         return {}
     started = time.perf_counter()
     curve = finetune(
         model,
         data.train_media,
-        {COMPARISONS: examples},
+        parts,
         spec,
         lora=True,
         seed=run.seed,
@@ -75,14 +75,14 @@ def compare_words(
 
 
 def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerReport]:
-    """Plain yes/no questions about held-out items of each modality, a sample of them.
+    """Yes/no questions about held-out items of each modality, a sample of them.
 
     Asked after `compare_words`; none where the profile has no recipe for that.
     """
     if model.profile.finetuning.comparisons is None:
         return {}
     asked = {
-        modality: sample(run, [e for e in examples if _plain_yes_no(e)])
+        modality: sample(run, [e for e in examples if e.answer in ("yes", "no")])
         for modality, examples in data.test.items()
     }
     with merged_lora(model.llm):
@@ -91,7 +91,3 @@ def yes_no(run: Run, model: AnyMAL, data: InstructionSet) -> dict[str, AnswerRep
             for modality, examples in asked.items()
             if examples
         }
-
-
-def _plain_yes_no(example: Example) -> bool:
-    return example.answer in ("yes", "no") and not example.kind.startswith("negated")

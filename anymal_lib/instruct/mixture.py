@@ -74,8 +74,7 @@ class Mixture(Dataset[Drawn]):
         draw = generator_for(self.seed, "mixture", group)
         # A group may reach into the next batch, but its time is one: that of its first member.
         began = group * self.spec.same_question // self.train.batch
-        time = began / min(self.train.steps, self.spec.growth or self.train.steps)
-        examples = self.parts[name := self._part(time, draw)]
+        examples = self.parts[name := self._part(began / self.train.steps, draw)]
         first = examples[int(torch.randint(len(examples), (), generator=draw))]
         by_answer = list(self._asked[name][_beginning(first)].values())
         order = torch.randperm(len(by_answer), generator=draw)
@@ -87,7 +86,7 @@ class Mixture(Dataset[Drawn]):
         return Drawn(example, position // self.train.batch)
 
     def _part(self, time: float, draw: torch.Generator) -> str:
-        """A part by the weight that it has when this share of the time of growth is over."""
+        """A part by the weight that it has when this share of the run is over."""
         names = list(self.parts)
         weights = torch.tensor(
             [self.spec.weights[name] * self._grown(name, time) for name in names]

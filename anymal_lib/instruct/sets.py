@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from anymal_lib import stages
 from anymal_lib.bank import Bank
-from anymal_lib.instruct.comparisons import comparisons
+from anymal_lib.instruct.comparisons import NEGATED, SOURCE, comparisons
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.instruct.general import general
 from anymal_lib.instruct.media import Media
@@ -89,12 +89,16 @@ def instruction_set(run: Run, model: AnyMAL) -> InstructionSet:
             "dialogues": dialogues(asked, turns=TURNS, count=_DIALOGUES, seed=run.seed),
             "pairs": _pairs(run, banks["train"], "train"),
             "captions": _captions(model, banks["train"], run.seed),
-            "comparisons": comparisons(
-                model.llm,
-                count=_COMPARISONS if recipe.comparisons else 0,
-                seed=run.seed,
-                without=values,
-            ),
+            **{
+                name: comparisons(
+                    model.llm,
+                    count=_COMPARISONS if recipe.comparisons else 0,
+                    seed=run.seed,
+                    without=values,
+                    negated=name == NEGATED,
+                )
+                for name in (SOURCE, NEGATED)
+            },
             "told": media["train"].of(
                 told(model.llm, manifests, count=at_most(run, _TOLD), seed=run.seed)
                 if recipe.weights.get("told")  # not every tokenizer has short names

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anymal_lib.instruct.comparisons import comparisons
+from anymal_lib.instruct.comparisons import NEGATED, SOURCE, comparisons
 from anymal_lib.instruct.examples import TEXT, Item
 from anymal_lib.instruct.finetune import finetune
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import Mixture
 from anymal_lib.instruct.told import told
+from anymal_lib.instruct.verdicts import denies
 from anymal_lib.lora import lora_parameters
 from anymal_lib.retrieval.naming import invented_names
 from anymal_lib.specs import FinetuneSpec, LoraSpec, TrainSpec
@@ -34,15 +35,20 @@ def made(llm):
     return comparisons(llm, count=400, seed=0)
 
 
-def test_the_answer_says_whether_the_word_is_listed(made):
+@pytest.mark.parametrize("negated", [False, True])
+def test_the_answer_says_whether_the_word_is_listed(llm, negated):
+    made = comparisons(llm, count=400, seed=0, negated=negated)
     assert len(made) == 400
+    assert {example.source for example in made} == {NEGATED if negated else SOURCE}
+    assert all(denies(example.question) == negated for example in made)
+    there, missing = ("no", "yes") if negated else ("yes", "no")
     for start in range(0, 400, 8):
         group = made[start : start + 8]
         assert len({example.question for example in group}) == 1
-        assert [example.answer for example in group] == ["no", "yes"] * 4
-        there = [set(listed(e)) for e in group if e.answer == "yes"]
-        missing = set().union(*(listed(e) for e in group if e.answer == "no"))
-        asked = set.intersection(*there) - missing
+        assert [example.answer for example in group] == [missing, there] * 4
+        shown = [set(listed(e)) for e in group if e.answer == there]
+        others = set().union(*(listed(e) for e in group if e.answer == missing))
+        asked = set.intersection(*shown) - others
         assert any(word in group[0].question for word in asked)
         for example in group:
             assert example.items[0].modality == TEXT and len(listed(example)) == 8

@@ -114,14 +114,6 @@ def test_some_of_a_parts_examples_come_without_their_items():
         assert ours == its or ours.example == without_items(its.example), "nothing else changes"
 
 
-@pytest.mark.parametrize(("steps", "first"), [(40, 10), (20, 10), (8, 4)])
-def test_a_longer_run_grows_no_slower_and_a_shorter_one_in_its_own_time(steps, first):
-    spec = spec_of({"a": 1.0, "late": 3.0}, batch=40, steps=steps, times={"late": (0.5, 0.5)})
-    parts = {name: some(name) for name in spec.weights}
-    found = all_of(mixture_of(parts, replace(spec, growth=20)))
-    assert min(drawn.step for drawn in found if drawn.example.source == "late") == first
-
-
 def test_a_group_across_two_batches_is_of_one_part():
     """The part that joins with the second batch waits for the group that reaches into it to end."""
     spec = spec_of({"a": 1e-6, "late": 1.0}, 4, {"late": (0.5, 0.5)}, batch=6, steps=2)
