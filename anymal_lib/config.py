@@ -93,7 +93,7 @@ MINI = Profile(
         "image": ModalitySpec(
             encoder=MINI_IMAGE_ENCODER,
             adapter=AdapterSpec(kind="resampler", tokens=6, layers=2, width=384, heads=6),
-            align=TrainSpec(batch=16, learning_rate=2e-3, steps=120),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=150),
             manifest="easy-vqa",
             instructions=IMAGE_INSTRUCTIONS,
         ),

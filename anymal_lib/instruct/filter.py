@@ -118,13 +118,18 @@ def _others(
     """The least likelihood of each answer with other items, as far as they had to be tried."""
     least = [math.inf] * len(judged)
     left = list(range(len(judged)))
-    for k in range(_OTHERS):
-        if not left:
-            break
-        partner = partners(tokens, seed + k)
-        examples = [judged[j].example for j in left]
-        spans = [[tokens[partner[i]] for i in e.items] for e in examples]
-        for j, found in zip(left, likelihoods(model, examples, spans), strict=True):
+    seen = 0
+    while left and seen < _OTHERS:
+        # As many again as before: most are done after the first, and few are read one by one.
+        partner = [partners(tokens, seed + k) for k in range(seen, max(1, 2 * seen))]
+        seen += len(partner)
+        tried = [(j, other) for j in left for other in partner]
+        examples = [judged[j].example for j, _ in tried]
+        spans = [
+            [tokens[other[i]] for i in e.items]
+            for e, (_, other) in zip(examples, tried, strict=True)
+        ]
+        for (j, _), found in zip(tried, likelihoods(model, examples, spans), strict=True):
             least[j] = min(least[j], found)
         left = [j for j in left if _nats(judged[j].sensed, least[j]) < _OVER_OTHER]
     return least
