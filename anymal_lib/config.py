@@ -105,7 +105,7 @@ MINI = Profile(
                 align=TrainSpec(batch=64, learning_rate=2e-3, steps=1200, weight_decay=0.05),
             ),
             adapter=AdapterSpec(kind="linear", tokens=8),
-            align=TrainSpec(batch=16, learning_rate=6e-3, steps=75),
+            align=TrainSpec(batch=16, learning_rate=6e-3, steps=90),
             manifest="shoulder-imu",
             instructions=IMU_INSTRUCTIONS,
         ),
