@@ -168,7 +168,7 @@ MINI = Profile(
             "general": 0.8,
         },
         # Before the plain ones are understood, a match would say nothing about the answer.
-        times={"negated comparisons": (0.45, 0.45)},
+        joins={"negated comparisons": 0.45},
         item_dropout={**ITEM_DROPOUT, "general": 0.5},
     ),
 )

@@ -50,9 +50,6 @@ class LoraSpec:
     first_layer: int = 0
 
 
-ALWAYS = (0.0, 0.0)  # from the first step of a run, as often as a part's weight says
-
-
 @dataclass(frozen=True)
 class FinetuneSpec:
     """Fine-tuning on multimodal instructions (paper, section 3.3), without LoRA and with.
@@ -63,13 +60,12 @@ class FinetuneSpec:
     """
 
     projection: TrainSpec  # the adapters alone
-    lora_train: TrainSpec  # adapters and LoRA together, from the aligned adapters too
+    lora_train: TrainSpec  # LoRA, and adapters that learn beside it, from the aligned ones too
     lora: LoraSpec
     questions: dict[str, str]  # modality -> manifest that holds its questions, or its facts
     weights: dict[str, float]  # part of the mixture -> how often it is drawn, relatively (ours)
-    # Part -> share of the run from which it is drawn, and from which as often as its weight says:
-    # in between it grows evenly. Others always (ours).
-    times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    # Part -> share of the run that is over when it joins the others (ours).
+    joins: dict[str, float] = field(default_factory=dict)
     # Part -> share of its examples that come without their items: what may be said without any is
     # learned too (ours). Not where the LLM stays as it is.
     item_dropout: dict[str, float] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from anymal_lib.errors import ConfigError
 from anymal_lib.instruct.answers import without_items
 from anymal_lib.instruct.examples import Example, Item, Turn
 from anymal_lib.seeds import generator_for
-from anymal_lib.specs import ALWAYS, FinetuneSpec, TrainSpec
+from anymal_lib.specs import FinetuneSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Mixture(Dataset[Drawn]):
 
     A part is drawn by its weight, a question as often as the part asks it, and then
     `spec.same_question` examples that ask it, their answers in turn. Parts without a weight are
-    left out; those with a time of their own wait for it and then grow to their weight. Some of a
-    part's examples come without their items, where `spec.item_dropout` says so. Raises
-    `ConfigError` where no part is drawn from the beginning.
+    left out; those that `spec.joins` names wait until then. Some of a part's examples come without
+    their items, where `spec.item_dropout` says so. Raises `ConfigError` where no part is drawn from
+    the beginning.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Mixture(Dataset[Drawn]):
             for name, examples in sorted(parts.items())
             if examples and spec.weights.get(name, 0) > 0
         }
-        if not any(spec.times.get(name, ALWAYS) == ALWAYS for name in self.parts):
+        if not any(spec.joins.get(name, 0) == 0 for name in self.parts):
             raise ConfigError(
                 "fine-tuning mixture",
                 expected=f"examples of one of {sorted(spec.weights)} that is there from the start",
@@ -86,19 +86,11 @@ class Mixture(Dataset[Drawn]):
         return Drawn(example, position // self.train.batch)
 
     def _part(self, time: float, draw: torch.Generator) -> str:
-        """A part by the weight that it has when this share of the run is over."""
+        """A part by its weight, of those that are there when this share of the run is over."""
         names = list(self.parts)
-        weights = torch.tensor(
-            [self.spec.weights[name] * self._grown(name, time) for name in names]
-        )
+        there = [time >= self.spec.joins.get(name, 0) for name in names]
+        weights = torch.tensor([self.spec.weights[name] for name in names]) * torch.tensor(there)
         return names[int(torch.multinomial(weights, 1, generator=draw))]
-
-    def _grown(self, name: str, time: float) -> float:
-        """Which share of its weight a part has, 0 to 1."""
-        begin, full = self.spec.times.get(name, ALWAYS)
-        if time >= full:
-            return 1.0
-        return (time - begin) / (full - begin) if time > begin else 0.0
 
 
 def _beginning(example: Example) -> str:

@@ -14,10 +14,10 @@ from anymal_lib.instruct.mixture import Mixture, dialogues, item_first
 from anymal_lib.specs import FinetuneSpec, LoraSpec, TrainSpec
 
 
-def spec_of(weights, same_question=4, times=None, batch=8, steps=5):
+def spec_of(weights, same_question=4, joins=None, batch=8, steps=5):
     train = TrainSpec(batch=batch, learning_rate=1e-3, steps=steps)
     return FinetuneSpec(
-        train, train, LoraSpec(4, 8), {}, weights, times or {}, same_question=same_question
+        train, train, LoraSpec(4, 8), {}, weights, joins or {}, same_question=same_question
     )
 
 
@@ -81,22 +81,14 @@ def test_every_item_of_a_question_comes():
     assert {found.example for found in all_of(mixture)} == set(asked)
 
 
-def test_parts_wait_for_their_time_and_grow_to_their_weight():
-    spec = spec_of({"a": 1.0, "late": 1.0, "growing": 1.0}, batch=400, steps=20)
-    spec = replace(spec, times={"late": (0.5, 0.5), "growing": (0.2, 0.6)})
+def test_parts_wait_for_their_time_and_then_come_by_their_weight():
+    spec = spec_of({"a": 1.0, "late": 1.0}, 4, {"late": 0.5}, batch=400, steps=20)
     parts = {name: some(name) for name in spec.weights}
     often = {name: Counter() for name in parts}
     for found in all_of(mixture_of(parts, spec)):
         often[found.example.source][found.step] += 1
     assert min(often["late"]) == 10
-    assert min(often["growing"]) == 5, "at its beginning it weighs nothing yet"
-    for step, grown in ((5, 0.125), (8, 0.5), (9, 0.625)):
-        share, groups = grown / (1 + grown), 400 / spec.same_question
-        drawn = often["growing"][step] / spec.same_question
-        assert abs(drawn - groups * share) < 4 * (groups * share * (1 - share)) ** 0.5
-    for name in parts:
-        late = sum(often[name][step] for step in range(12, 20)) / 8 / 400
-        assert late == pytest.approx(1 / 3, abs=0.08), "all have the same weight in the end"
+    assert sum(often["late"].values()) / (10 * 400) == pytest.approx(1 / 2, abs=0.08)
 
 
 def test_some_of_a_parts_examples_come_without_their_items():
@@ -116,24 +108,24 @@ def test_some_of_a_parts_examples_come_without_their_items():
 
 def test_a_group_across_two_batches_is_of_one_part():
     """The part that joins with the second batch waits for the group that reaches into it to end."""
-    spec = spec_of({"a": 1e-6, "late": 1.0}, 4, {"late": (0.5, 0.5)}, batch=6, steps=2)
+    spec = spec_of({"a": 1e-6, "late": 1.0}, 4, {"late": 0.5}, batch=6, steps=2)
     parts = {name: some(name, questions=(f"{name}?",)) for name in spec.weights}
     drawn = [found.example.source for found in all_of(mixture_of(parts, spec))]
     assert drawn == ["a"] * 8 + ["late"] * 4
 
 
 @pytest.mark.parametrize(
-    ("parts", "times"),
+    ("parts", "joins"),
     [
         ({}, {}),
         ({"a": []}, {}),
         ({"none": some("none")}, {}),
         ({"other": some("other")}, {}),
-        ({"a": some("a")}, {"a": (0.5, 1.0)}),
+        ({"a": some("a")}, {"a": 0.5}),
     ],
 )
-def test_no_part_to_draw_is_refused(parts, times):
-    spec = spec_of({"a": 1.0, "none": 0.0}, times=times)
+def test_no_part_to_draw_is_refused(parts, joins):
+    spec = spec_of({"a": 1.0, "none": 0.0}, joins=joins)
     with pytest.raises(ConfigError, match=r"fine-tuning mixture.*finetune\.weights"):
         mixture_of(parts, spec)
 
@@ -150,13 +142,13 @@ SHARES = st.sampled_from([0.0, 0.3, 0.5, 1.0])
 @given(
     given_parts=ANY_PARTS,
     weights=st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0.0, 0.5, 2.0])),
-    times=st.dictionaries(st.sampled_from(NAMES), st.tuples(SHARES, SHARES).map(sorted).map(tuple)),
+    joins=st.dictionaries(st.sampled_from(NAMES), SHARES),
     same=st.integers(1, 9),
     batch=st.integers(1, 12),
     steps=st.integers(1, 6),
     seed=st.integers(),
 )
-def test_any_mixture_keeps_its_promises(given_parts, weights, times, same, batch, steps, seed):
+def test_any_mixture_keeps_its_promises(given_parts, weights, joins, same, batch, steps, seed):
     parts = {
         name: [
             ask(f"{q}?", Item("image", f"{k}"), answer=a, kind="any", source=name)
@@ -164,11 +156,8 @@ def test_any_mixture_keeps_its_promises(given_parts, weights, times, same, batch
         ]
         for name, pairs in given_parts.items()
     }
-    spec = spec_of(weights, same, times, batch, steps)
-    if not any(
-        parts[name] and weights.get(name) and times.get(name, (0.0, 0.0)) == (0.0, 0.0)
-        for name in parts
-    ):
+    spec = spec_of(weights, same, joins, batch, steps)
+    if not any(parts[name] and weights.get(name) and not joins.get(name) for name in parts):
         with pytest.raises(ConfigError):
             mixture_of(parts, spec, seed)
         return
@@ -178,8 +167,7 @@ def test_any_mixture_keeps_its_promises(given_parts, weights, times, same, batch
         group = [found.example for found in drawn[start : start + same]]
         ((name, question),) = {(e.source, e.question) for e in group}
         assert weights[name] > 0 and all(e in parts[name] for e in group)
-        begin, _ = times.get(name, (0.0, 0.0))
-        assert begin <= drawn[start].step / steps
+        assert joins.get(name, 0) <= drawn[start].step / steps
         possible = {e.answer for e in parts[name] if e.question == question}
         counts = Counter(e.answer for e in group)
         assert max(counts.values()) - min(counts[answer] for answer in possible) <= 1
