@@ -143,15 +143,15 @@ MINI = Profile(
         ),
     },
     finetune=FinetuneSpec(
-        projection=TrainSpec(batch=32, learning_rate=1e-3, steps=50),
-        lora_train=TrainSpec(batch=32, learning_rate=5e-4, steps=300),
+        projection=TrainSpec(batch=32, learning_rate=1e-3, steps=30),
+        lora_train=TrainSpec(batch=32, learning_rate=5e-4, steps=270),
         # Words are read below as they were; above they are compared.
         lora=LoraSpec(rank=16, alpha=64, first_layer=10),
         adapters_learn=False,  # their tokens are to stay words
         # Whether a word of the question is what an item shows is learned in one jump, from text,
         # where nothing else is to be learned.
         words=TrainSpec(batch=64, learning_rate=2e-3, steps=160, warmup=0.3),
-        comparisons=TrainSpec(batch=16, learning_rate=8e-4, steps=200),
+        comparisons=TrainSpec(batch=16, learning_rate=8e-4, steps=300),
         questions=OPEN_QUESTIONS,
         weights={
             "image": 1.0,
@@ -168,7 +168,7 @@ MINI = Profile(
             "general": 0.8,
         },
         # Before the plain ones are understood, a match would say nothing about the answer.
-        joins={"negated comparisons": 0.45},
+        joins={"negated comparisons": 0.3},
         item_dropout={**ITEM_DROPOUT, "general": 0.5},
     ),
 )

@@ -52,7 +52,7 @@ NOTEBOOKS = {
     "audio": "04_align_audio",
     "video": "05_align_video",
 }
-_SAMPLE = 300  # questions, and items to caption, of each modality on which stages are compared
+_SAMPLE = 200  # questions, and items to caption, of each modality on which stages are compared
 _ITEMS = 32  # that a writer is asked about
 _PLANTED = 200
 _KEY = "ANYMAL_WRITER_KEY"  # the environment variable of an endpoint's key
