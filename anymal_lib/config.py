@@ -137,7 +137,7 @@ MINI = Profile(
                 align=TrainSpec(batch=128, learning_rate=3e-3, steps=150),
             ),
             adapter=AdapterSpec(kind="resampler", tokens=4, layers=2, width=384, heads=6),
-            align=TrainSpec(batch=16, learning_rate=2e-3, steps=280),
+            align=TrainSpec(batch=16, learning_rate=2e-3, steps=320),
             manifest="moving-shapes",
             instructions=VIDEO_INSTRUCTIONS,
         ),

@@ -129,7 +129,7 @@ def instructions() -> str:
             "",
             "easy-VQA on a sample, aligned only and adapters alone:"
             f" {stages['aligned']:.3f}, {stages['projection']:.3f}.",
-            "Yes/no questions, once words were compared and before any item was asked about,"
+            "Plain yes/no questions, once words were compared and before any item was asked about,"
             f" by kind: {'; '.join(unseen)}.",
         ]
     )

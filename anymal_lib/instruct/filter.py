@@ -24,7 +24,9 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-_OVER_NONE = math.log(4 / 3)  # nats by which the item must make the answer likelier than none does
+# Nats by which the item must make the answer likelier than none does: chosen on other draws of
+# planted questions than those that a run is scored on.
+_OVER_NONE = math.log(6 / 5)
 # And by which likelier than one at least of so many others, which take its place one after another.
 # Of ten values, "no" is wrong for one item in ten.
 _OVER_OTHER, _OTHERS = math.log(5), 32

@@ -227,7 +227,7 @@ def test_gain_is_over_none_until_other_items_are_asked():
         (0.9, 0.85, "answered without the item"),
         (0.01, 0.9, "answered without the item"),
         (0.4, 0.01, "unlikely with the item"),
-        (0.8, 0.65, "answered without the item"),
+        (0.8, 0.67, "answered without the item"),
         (0.8, 0.55, None),
     ],
 )
