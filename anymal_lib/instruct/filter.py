@@ -24,8 +24,8 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-# Nats by which the item must make the answer likelier than none does: chosen on other draws of
-# planted questions than those that a run is scored on.
+# Nats by which the item must make the answer likelier than none does: a fifth, so that a question
+# whose answer is right three times in four anyway is kept where the item makes it sure.
 _OVER_NONE = math.log(6 / 5)
 # And by which likelier than one at least of so many others, which take its place one after another.
 # Of ten values, "no" is wrong for one item in ten.
