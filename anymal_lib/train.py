@@ -177,7 +177,7 @@ class Trainer(ABC):
             gradient_accumulation_plugin=parts, cpu=model.llm.device.type == "cpu"
         )
         optimizer = torch.optim.AdamW(
-            self.groups(learned),
+            learned.parameters(),
             lr=spec.learning_rate,
             weight_decay=spec.weight_decay,
             fused=True,  # one pass through memory instead of one an operation
@@ -188,10 +188,6 @@ class Trainer(ABC):
         )
         if self.switches.keep_memory:
             keep_freed_memory()
-
-    def groups(self, learned: nn.Module) -> list[dict[str, Any]]:
-        """The optimizer's parameter groups; the first has the spec's learning rate."""
-        return [{"params": list(learned.parameters())}]
 
     @abstractmethod
     def parts(self, samples: Sequence[Any]) -> Iterator[Any]:

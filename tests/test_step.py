@@ -271,3 +271,15 @@ def test_in_bf16_all_switches_end_where_the_plain_path_ends(train):
 @pytest.mark.parametrize("switches", [ON, OFF])
 def test_the_same_seed_gives_the_same_bytes(train, switches):
     assert train(switches, steps=6) == train(switches, steps=6)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_some_rows_of_a_bank_have_their_own_features(tiny_encoders, image_card, cache):
+    rows = load_manifest(image_card).split("train")
+    encoder = tiny_encoders["image"]
+    bank = build_bank(encoder, rows, batch=16, max_bad_share=0, title="", cache=cache)
+    few = bank.some([5, 0, 3])
+    assert [row.id for row in few.rows] == [bank.rows[k].id for k in (5, 0, 3)]
+    assert isinstance(few.intermediate, EncodedAtUse) != cache
+    for place, k in enumerate((5, 0, 3)):
+        assert torch.equal(few.intermediate[place], bank.intermediate[k])
