@@ -19,25 +19,24 @@ from anymal_lib.attention import own_attention
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.machine import has_compiler
-from anymal_lib.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 
 # Floating-point operations of a run from which compilation repays: it takes about 40 s on two CPU
-# cores and saves a seventh of a run with LoRA, whose products are about half of its time: at 400
-# GFLOP/s that run takes 400 s. On an H100 it takes about 15 s and saves nearly a third of a step of
+# cores and saves a seventh of a run, whose products are about half of its time: at 400 GFLOP/s
+# that run takes 400 s. On an H100 it takes about 15 s and saves nearly a third of a step of
 # the 7B shape, at 360 TFLOP/s of 50 s.
 _REPAID = {"cpu": 8e13, "cuda": 2e16}
 
 
-def repays(llm: FrozenLLM, spec: TrainSpec, tokens: int) -> bool:
-    """Whether a run of `spec` over samples of `tokens` positions is worth compiling for.
+def repays(llm: FrozenLLM, samples: int, tokens: int) -> bool:
+    """Whether learning from so many samples of `tokens` positions is worth compiling for.
 
     A function of the settings and not of the clock, so that a run can be repeated. Quantized
     layers are left alone: their products are kernels of their own.
     """
     weights = sum(p.numel() for p in llm.model.base_model.layers.parameters())
-    planned = 4 * weights * tokens * spec.batch * spec.steps  # forward, and backward to activations
+    planned = 4 * weights * tokens * samples  # forward, and backward to activations
     return llm.bits >= 16 and planned >= _REPAID[llm.device.type] and _has_compiler(llm)
 
 

@@ -39,6 +39,11 @@ class TrainSpec:
     micro_batch: int | None = None  # samples per forward pass; None: the whole batch at once
     checkpoint_every: int = 50  # steps between checkpoints (ours)
 
+    @property
+    def samples(self) -> int:
+        """Samples that the run reads."""
+        return self.batch * self.steps
+
 
 @dataclass(frozen=True)
 class LoraSpec:

@@ -64,7 +64,7 @@ class Samples(Dataset[Sample]):
         self.bank, self.spec, self.seed = bank, spec, seed
 
     def __len__(self) -> int:
-        return self.spec.steps * self.spec.batch
+        return self.spec.samples
 
     def __getitem__(self, position: int) -> Sample:
         row = self.bank.drawn(self.seed, position)
@@ -137,7 +137,7 @@ def run_steps(
     spec = trainer.spec
     checkpoints = Checkpoints(folder, _fingerprint(trainer, depends_on))
     curve = checkpoints.resume(trainer.accelerator)
-    remaining = Subset(samples, range(len(curve) * spec.batch, spec.steps * spec.batch))
+    remaining = Subset(samples, range(len(curve) * spec.batch, spec.samples))
     loader = DataLoader(remaining, batch_size=spec.batch, collate_fn=list)
     started = time.perf_counter() - (curve[-1].seconds if curve else 0.0)
     progress = Progress(trainer.name, spec.steps, "steps", done=len(curve))
@@ -203,6 +203,11 @@ class Trainer(ABC):
         """About how many positions of a sample enter the backward pass."""
 
     @property
+    def samples(self) -> int:
+        """How many samples are learned from by the layers that this run would compile."""
+        return self.spec.samples
+
+    @property
     def learning_rate(self) -> float:
         """The rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
@@ -211,7 +216,7 @@ class Trainer(ABC):
         """The LLM's layers compiled, where the profile says so or the planned steps repay it."""
         wanted = self.switches.compile
         if wanted is None:
-            wanted = repays(self.model.llm, self.spec, self.tokens)
+            wanted = repays(self.model.llm, self.samples, self.tokens)
         return compiled_layers(self.model.llm) if wanted else nullcontext()
 
     def step(self, samples: Sequence[Any]) -> float:

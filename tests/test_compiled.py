@@ -118,13 +118,13 @@ def paper_steps():
 @pytest.mark.parametrize("how", ["nothing on the path", "CXX names none"])
 def test_without_a_compiler_it_is_refused_by_name(llms, monkeypatch, tmp_path, how):
     llm = llms["llama"]
-    assert repays(llm, paper_steps(), 128)
+    assert repays(llm, paper_steps().samples, 128)
     if how == "CXX names none":
         monkeypatch.setenv("CXX", "no-such-compiler")
     else:
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
-    assert not repays(llm, paper_steps(), 128)
+    assert not repays(llm, paper_steps().samples, 128)
     with pytest.raises(ConfigError, match=r"compile: .*C\+\+ compiler"), compiled_layers(llm):
         pytest.fail("nothing can be compiled here")
     assert_as_it_was(llm)
@@ -134,14 +134,14 @@ def test_it_repays_for_long_runs_only():
     mini = load_profile("mini")
     llm = load_llm(mini.llm, bits=32, device="cpu")
     for spec in mini.modalities.values():
-        assert not repays(llm, spec.align, spec.adapter.tokens + spec.max_new_tokens)
-        assert repays(llm, replace(spec.align, steps=10_000), 32)
-    assert repays(llm, paper_steps(), 128)
+        assert not repays(llm, spec.align.samples, spec.adapter.tokens + spec.max_new_tokens)
+        assert repays(llm, 10_000 * spec.align.batch, 32)
+    assert repays(llm, paper_steps().samples, 128)
 
 
 @pytest.mark.parametrize(("bits", "worth"), [(32, True), (16, True), (8, False), (4, False)])
 def test_quantized_layers_are_left_alone(tiny_llm, bits, worth):
-    assert repays(tiny_llm(bits), paper_steps(), 128) == worth
+    assert repays(tiny_llm(bits), paper_steps().samples, 128) == worth
 
 
 # Training ----------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ _ANSWER_TOKENS = 12  # a question's end, its answer, a share of its beginning: f
 class InstructionTrainer(Trainer):
     """Trains all adapters, and the LoRA weights where the LLM has any that learn.
 
-    Without `adapters` these alone.
+    Without `adapters` these alone. `beside` is the run that goes before or after it: layers that
+    are compiled for one are there for the other.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class InstructionTrainer(Trainer):
         seed: int,
         *,
         adapters: bool = True,
+        beside: TrainSpec | None = None,
         name: str = "instruction tuning",
     ) -> None:
         learned = nn.ModuleDict({"adapters": model.adapters} if adapters else {})
@@ -45,7 +47,7 @@ class InstructionTrainer(Trainer):
             # Their own names hold dots, which parameters of a module may not.
             learned["lora"] = nn.ParameterList(lora_parameters(model.llm).values())
         super().__init__(model, name, learned, spec)
-        self.media, self.seed, self.adapters_learn = media, seed, adapters
+        self.media, self.seed, self.adapters_learn, self.beside = media, seed, adapters, beside
         self.adapters = self.learned["adapters"] if adapters else model.adapters.eval()
 
     @property
@@ -53,6 +55,11 @@ class InstructionTrainer(Trainer):
         """Modality tokens of one item, and a short answer."""
         specs = self.model.profile.modalities.values()
         return max(spec.adapter.tokens for spec in specs) + _ANSWER_TOKENS
+
+    @property
+    def samples(self) -> int:
+        """The run's, and those of the one beside it."""
+        return super().samples + (self.beside.samples if self.beside else 0)
 
     def parts(self, samples: Sequence[Drawn]) -> Iterator[list[tuple[Example, Inputs]]]:
         """Examples with their items' inputs; neighbours stay together: they ask the same question.
@@ -109,8 +116,15 @@ def finetune(
     mixture = Mixture(parts, recipe, spec, seed)
     senses = any(_senses(example) for examples in mixture.parts.values() for example in examples)
     adapters = senses and (recipe.adapters_learn or not lora)
-    name = "instruction tuning" if senses else "instruction tuning on text"
-    trainer = InstructionTrainer(model, media, spec, seed, adapters=adapters, name=name)
+    trainer = InstructionTrainer(
+        model,
+        media,
+        spec,
+        seed,
+        adapters=adapters,
+        beside=(recipe.comparisons if senses else recipe.lora_train) if lora else None,
+        name="instruction tuning" if senses else "instruction tuning on text",
+    )
     depends_on = [
         asdict(recipe),
         lora,

@@ -67,7 +67,7 @@ class Mixture(Dataset[Drawn]):
                 same.setdefault(example.answer, []).append(k)
 
     def __len__(self) -> int:
-        return self.train.steps * self.train.batch
+        return self.train.samples
 
     def __getitem__(self, position: int) -> Drawn:
         group, member = divmod(position, self.spec.same_question)

@@ -75,7 +75,7 @@ class Places(Dataset[Place]):
         self.rows, self.spec, self.seed = rows, spec, seed
 
     def __len__(self) -> int:
-        return self.spec.steps * self.spec.batch
+        return self.spec.samples
 
     def __getitem__(self, position: int) -> Place:
         row = self.rows[epoch_order(self.seed, len(self.rows), position)]
