@@ -1,8 +1,8 @@
 """Rows of a manifest, read and passed once through the frozen part of their encoder.
 
 The frozen part never changes, so alignment, adapter training and evaluation all draw from here
-and nothing is decoded twice, unless it would not fit into memory. A row that cannot be read is
-skipped, counted and named.
+and nothing is decoded twice, unless it would not fit into memory; `anymal_lib.feature_cache` keeps
+it from one notebook to the next. A row that cannot be read is skipped, counted and named.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anymal_lib.encoders import Encoder, Features
 from anymal_lib.errors import AnyMALError, DataError
+from anymal_lib.feature_cache import KeptFeatures
 from anymal_lib.machine import free_memory
 from anymal_lib.manifest import Row
 from anymal_lib.modalities import open_row
@@ -167,13 +168,19 @@ def build_bank(
     max_bad_share: float,
     title: str,
     cache: bool | None = None,
+    spec: Any = None,
 ) -> Bank:
     """Read and encode rows; `DataError` when more than `max_bad_share` of them are bad.
 
     Two bad rows never stop a run: of a small split they are a large share. With `cache` the
     features are kept, without it only the rows are checked; None keeps what takes less than a
-    quarter of the free memory.
+    quarter of the free memory. With the encoder's `spec` they are kept on disk, too, and not
+    computed again.
     """
+    on_disk = None if spec is None or cache is False else KeptFeatures(encoder, spec, rows, batch)
+    if on_disk and (known := on_disk.read()) is not None:
+        log.info("%s: %s items, encoded before", title, f"{len(rows):,}")
+        return Bank(list(rows), known, [])
     good: list[Row] = []
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
@@ -198,6 +205,8 @@ def build_bank(
     check_bad_share(title, skipped, len(rows), max_bad_share)
     for bad in skipped:
         log.warning("skipped %s: %s", bad.id, bad.reason)
+    if on_disk and cache and not skipped:
+        on_disk.write(tensors)
     return Bank(good, tensors if cache else EncodedAtUse(encoder, good), skipped)
 
 

@@ -104,6 +104,7 @@ def _bank(profile: Profile, manifest: Manifest) -> Callable[[Encoder], Bank]:
             batch=profile.encode_batch,
             max_bad_share=profile.max_bad_share,
             cache=profile.step.cache_features,
+            spec=profile.modality(encoder.modality).encoder,
             title=f"{manifest.card.name}/train",
         )
 

@@ -125,6 +125,7 @@ def bank(
         batch=profile.encode_batch,
         max_bad_share=profile.max_bad_share,
         cache=profile.step.cache_features,
+        spec=profile.modality(encoder.modality).encoder,
         title=f"{manifest.card.name}/{split}",
     )
 

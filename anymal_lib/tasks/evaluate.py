@@ -125,6 +125,7 @@ def _media(model: AnyMAL, task: Task, rows: Sequence[Row]) -> Bank:
         max_bad_share=model.profile.max_bad_share,
         title=f"{task.name}, {modality}",
         cache=model.profile.step.cache_features,
+        spec=model.spec(modality).encoder,
     )
 
 
