@@ -113,7 +113,8 @@ def encode_frozen(encoder: Encoder, prepared: Sequence[Tensor], batch: int) -> l
         for start in range(0, len(group), batch):
             chunk = group[start : start + batch]
             out = encoder.frozen(torch.stack([prepared[p] for p in chunk]).to(encoder.device))
-            results.update(zip(chunk, out.cpu(), strict=True))
+            # Whatever the layout: kept on disk they have this one, and rounding depends on it.
+            results.update(zip(chunk, out.cpu().contiguous(), strict=True))
     return [results[p] for p in range(len(prepared))]
 
 

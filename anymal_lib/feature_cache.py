@@ -1,8 +1,7 @@
 """Intermediate features on disk: what one notebook has encoded, the next one reads.
 
-A set of files is kept as a whole, where all of them could be read and their features take little
-room. Files are known by place, size and time of change, so another recording under the same name is
-encoded anew.
+A set of files is kept as a whole, where all of them could be read, and they and their features are
+small. Files are known by their content: the same pictures in another folder are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anymal_lib.assets import cache_dir
+from anymal_lib.assets import cache_dir, sha256_of
 from anymal_lib.checksums import weights_checksum
 from anymal_lib.encoders import Encoder
 from anymal_lib.rows import Row
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 # Raise it when the frozen part of an encoder or what comes before it changes.
 VERSION = 1
 _LARGEST = 2**30  # bytes of a set's features
+_READ = 2**32  # bytes of its files, which are read once more for their checksums
 
 
 class KeptFeatures:
@@ -40,17 +40,16 @@ class KeptFeatures:
     """
 
     def __init__(self, encoder: Encoder, spec: Any, rows: Sequence[Row], batch: int) -> None:
-        files = [_file(row) for row in rows]
-        self._order = {file: place for place, file in enumerate(sorted({f for f in files if f}))}
-        self._places = [self._order[file] for file in files if file]
-        self._whole = len(self._places) == len(rows) > 0
+        pieces = _pieces(rows)
+        self._order = {piece: place for place, piece in enumerate(sorted(set(pieces)))}
+        self._places = [self._order[piece] for piece in pieces]
         key = json.dumps([VERSION, _identity(encoder, spec), batch, list(self._order)])
         name = f"{encoder.modality}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
         self._path = cache_dir() / "features" / name
 
     def read(self) -> list[Tensor] | None:
         """One (…) tensor per row, to the bit what was encoded; None where they are not kept."""
-        if not self._whole or not self._path.is_file():
+        if not self._places or not self._path.is_file():
             return None
         try:
             kept = load_file(self._path)["features"]  # (files, …)
@@ -65,7 +64,7 @@ class KeptFeatures:
         What cannot be written is told of; no run needs it.
         """
         alike = len({tensor.shape for tensor in tensors}) == 1
-        if not self._whole or not alike or tensors[0].nbytes * len(self._order) > _LARGEST:
+        if not self._places or not alike or tensors[0].nbytes * len(self._order) > _LARGEST:
             return
         by_place = dict(zip(self._places, tensors, strict=True))
         features = torch.stack([by_place[place] for place in range(len(by_place))])
@@ -79,16 +78,23 @@ class KeptFeatures:
             partial.unlink(missing_ok=True)
 
 
-def _file(row: Row) -> str | None:
-    """What tells a row's piece of a file from any other; None where there is no such file."""
-    if row.content is not None or not isinstance(row.path, Path):
-        return None
+def _pieces(rows: Sequence[Row]) -> list[str]:
+    """What tells each row's piece of a file from any other; [] where some have no such file."""
+    paths = {row.path for row in rows if row.content is None and isinstance(row.path, Path)}
+    if any(row.content is not None or row.path not in paths for row in rows):
+        return []
     try:
-        file = row.path.stat()
+        if sum(path.stat().st_size for path in paths) > _READ:
+            return []
+        checksums = {path: sha256_of(path) for path in paths}
     except OSError:  # whoever reads it will say so
-        return None
-    window = [row.start, row.end, row.rate, row.gyro_unit]
-    return json.dumps([str(row.path), file.st_size, file.st_mtime_ns, *window])
+        return []
+    return [
+        json.dumps(
+            [checksums[row.path], row.path.suffix, row.start, row.end, row.rate, row.gyro_unit]
+        )
+        for row in rows
+    ]
 
 
 def _identity(encoder: Encoder, spec: Any) -> list[Any]:

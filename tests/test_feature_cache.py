@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from anymal_lib import feature_cache
-from anymal_lib.bank import build_bank
+from anymal_lib.bank import build_bank, encode_frozen
 from anymal_lib.manifest import load_manifest
 
 
@@ -75,6 +75,14 @@ def test_a_picture_that_changed_is_encoded_anew(encode, rows):
     assert differ == [k == 2 for k in range(6)]
 
 
+def test_the_same_pictures_in_another_folder_are_known(encode, rows, tmp_path):
+    first, _ = encode(rows)
+    (tmp_path / "other").mkdir()
+    moved = [replace(row, path=row.path.rename(tmp_path / "other" / row.path.name)) for row in rows]
+    bank, encoded = encode(moved)
+    assert encoded == 0 and same(first, bank)
+
+
 def test_fewer_files_are_another_set(encode, rows):
     encode(rows)
     assert encode(rows[:4])[1] == 4
@@ -121,9 +129,20 @@ def test_what_is_not_to_be_kept_is_not(encode, rows, monkeypatch):
     encode(rows, spec=None)
     from_a_stream = replace(rows[0], content=rows[0].path.read_bytes())
     encode([from_a_stream, *rows[1:]])
-    monkeypatch.setattr(feature_cache, "_LARGEST", 100)
-    encode(rows)
+    for limit in ("_LARGEST", "_READ"):
+        with monkeypatch.context() as patch:
+            patch.setattr(feature_cache, limit, 100)
+            encode(rows)
     assert not encode.files()
+
+
+def test_features_of_a_clip_are_laid_out_as_they_are_kept(own_cache, own_encoder, tiny_profile):
+    """What an encoder gives may be laid out otherwise, and sums over it would round otherwise."""
+    encoder = own_encoder("image")
+    frozen = encoder.frozen(torch.rand(2, 3, 32, 32))
+    assert frozen.is_contiguous(memory_format=torch.channels_last)
+    [one, _] = encode_frozen(encoder, list(torch.rand(2, 3, 32, 32)), batch=2)
+    assert one.is_contiguous()
 
 
 def test_signals_of_several_lengths_are_not_kept(own_cache, own_encoder, tiny_profile, imu_card):
