@@ -118,7 +118,8 @@ def instructions() -> str:
     stages, compared = metrics["by_stage"], metrics["after_comparisons"]
     default, longer = (f"{steps_of(folder):,} steps" for folder in ("mini", "longer"))
     unseen = (
-        f"{ABOUT[name]} " + ", ".join(f"{score:.3f}" for score in kinds.values())
+        f"{ABOUT[name]} "
+        + ", ".join(f"{_short(kind)} {score:.3f}" for kind, score in kinds.items())
         for name, kinds in compared.items()
     )
     return "\n".join(
@@ -129,10 +130,15 @@ def instructions() -> str:
             "",
             "easy-VQA on a sample, aligned only and adapters alone:"
             f" {stages['aligned']:.3f}, {stages['projection']:.3f}.",
-            "Plain yes/no questions, once words were compared and before any item was asked about,"
-            f" by kind: {'; '.join(unseen)}.",
+            "Yes/no questions, once words were compared and before any item was asked about:"
+            f" {'; '.join(unseen)}.",
         ]
     )
+
+
+def _short(kind: str) -> str:
+    """What a kind of yes/no question is about."""
+    return kind.removesuffix("yes/no").strip() or "plain"
 
 
 def steps_of(folder: str) -> int:
