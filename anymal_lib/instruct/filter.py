@@ -77,8 +77,7 @@ def judge(
     then.
     """
     rows = media.rows
-    asked = {item.modality for example in examples for item in example.items}
-    tokens = media.all_tokens(model, [item for item in rows if item.modality in asked])
+    tokens = media.all_tokens(model, [item for example in examples for item in example.items])
     sensed = likelihoods(model, examples, [[tokens[i] for i in e.items] for e in examples])
     bare = [without_items(e) for e in examples]
     blind = likelihoods(model, bare, [[] for _ in bare])
@@ -91,7 +90,7 @@ def judge(
         seen.add(key)
         judged.append(replace(found, reason=reason))
     left = [k for k, found in enumerate(judged) if found.reason is None]
-    others = _others(model, [judged[k] for k in left], tokens, seed)
+    others = _others(model, media, [judged[k] for k in left], tokens, seed)
     for k, least in zip(left, others, strict=True):
         found = replace(judged[k], others=least)
         judged[k] = replace(found, reason=REASONS[4] if found.gain < _OVER_OTHER else None)
@@ -115,22 +114,32 @@ def _reason(
 
 
 def _others(
-    model: AnyMAL, judged: Sequence[Judged], tokens: Mapping[Item, Tensor], seed: int
+    model: AnyMAL,
+    media: Media,
+    judged: Sequence[Judged],
+    tokens: Mapping[Item, Tensor],
+    seed: int,
 ) -> list[float]:
-    """The least likelihood of each answer with other items, as far as they had to be tried."""
+    """The least likelihood of each answer with other items, as far as they had to be tried.
+
+    These are drawn from all that there are; modality tokens are computed of the drawn ones only.
+    """
+    asked = {item.modality for item in tokens}
+    everyone = [item for item in media.rows if item.modality in asked]
+    known = dict(tokens)
     least = [math.inf] * len(judged)
     left = list(range(len(judged)))
     seen = 0
     while left and seen < _OTHERS:
         # As many again as before: most are done after the first, and few are read one by one.
-        partner = [partners(tokens, seed + k) for k in range(seen, max(1, 2 * seen))]
+        partner = [partners(everyone, seed + k) for k in range(seen, max(1, 2 * seen))]
         seen += len(partner)
         tried = [(j, other) for j in left for other in partner]
         examples = [judged[j].example for j, _ in tried]
-        spans = [
-            [tokens[other[i]] for i in e.items]
-            for e, (_, other) in zip(examples, tried, strict=True)
-        ]
+        drawn = [[other[i] for i in e.items] for e, (_, other) in zip(examples, tried, strict=True)]
+        new = {item for items in drawn for item in items} - known.keys()
+        known |= media.all_tokens(model, sorted(new, key=str))
+        spans = [[known[item] for item in items] for items in drawn]
         for (j, _), found in zip(tried, likelihoods(model, examples, spans), strict=True):
             least[j] = min(least[j], found)
         left = [j for j in left if _nats(judged[j].sensed, least[j]) < _OVER_OTHER]

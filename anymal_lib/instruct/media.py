@@ -84,9 +84,12 @@ class Media:
 
     def all_tokens(self, model: AnyMAL, items: Sequence[Item]) -> dict[Item, Tensor]:
         """Modality tokens (q, w) of each of the items, for evaluation."""
-        wanted = {item.modality for item in items}
-        computed = {name: modality_tokens(model, name, self.banks[name]) for name in wanted}
-        return {item: computed[item.modality][self._rows[item]] for item in set(items)}
+        tokens: dict[Item, Tensor] = {}
+        for modality, places in _places(items).items():
+            own = sorted({items[k] for k in places}, key=self._rows.__getitem__)
+            bank = self.banks[modality].some([self._rows[item] for item in own])
+            tokens.update(zip(own, modality_tokens(model, modality, bank), strict=True))
+        return tokens
 
 
 def _places(items: Sequence[Item]) -> dict[str, list[int]]:
