@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anymal_lib import train
 from anymal_lib.instruct.comparisons import NEGATED, SOURCE, comparisons
 from anymal_lib.instruct.examples import TEXT, Item
 from anymal_lib.instruct.finetune import finetune
@@ -106,6 +107,27 @@ def test_lora_learns_from_words_alone_and_adapters_do_not_move(own_model, made, 
     )
     after = model.adapters.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_whether_to_compile_is_asked_of_words_and_mixture_together(
+    own_model, media_of, asked, made, tmp_path, monkeypatch
+):
+    """What is compiled for the first is there for the second; without LoRA nothing else uses it."""
+    model, seen = own_model(), []
+    monkeypatch.setattr(train, "repays", lambda llm, samples, tokens: bool(seen.append(samples)))
+    mixture, words = (TrainSpec(4, 1e-3, steps) for steps in (2, 1))
+    recipe = FinetuneSpec(
+        mixture, mixture, LoraSpec(4, 8), {}, {"comparisons": 1.0, "image": 1.0}, comparisons=words
+    )
+    model.profile = replace(model.profile, finetune=recipe)
+    for parts, spec, lora in (
+        (asked(), mixture, False),
+        ({"comparisons": made}, words, True),
+        (asked(), mixture, True),
+    ):
+        folder = tmp_path / str(len(seen))
+        finetune(model, media_of(), parts, spec, lora=lora, seed=0, folder=folder)
+    assert seen == [8, 4 + 8, 8 + 4]
 
 
 def test_lists_under_one_question_share_it(made):
