@@ -165,7 +165,7 @@ def test_the_item_stands_at_the_end_of_the_system_message(model, rows_for):
     )
 
 
-def test_media_that_rows_share_are_encoded_once(model, questions, monkeypatch):
+def test_media_that_rows_share_are_encoded_once(own_cache, model, questions, monkeypatch):
     prepared = []
     encoder = model.encoders["image"]
     prepare = encoder.prepare
