@@ -25,6 +25,7 @@ from anymal_lib.manifest import Row
 from anymal_lib.modalities import open_row
 from anymal_lib.progress import track
 from anymal_lib.seeds import epoch_order
+from anymal_lib.specs import Profile
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,19 @@ class EncodedAtUse(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         prepared = self.encoder.prepare(open_row(self.rows[index]))
         return encode_frozen(self.encoder, [prepared], 1)[0]
+
+
+def profile_bank(profile: Profile, encoder: Encoder, rows: Sequence[Row], title: str) -> Bank:
+    """Rows through the frozen part of an encoder, in batches and kept as the profile says."""
+    return build_bank(
+        encoder,
+        rows,
+        batch=profile.encode_batch,
+        max_bad_share=profile.max_bad_share,
+        cache=profile.step.cache_features,
+        spec=profile.modality(encoder.modality).encoder,
+        title=title,
+    )
 
 
 def build_bank(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anymal_lib.assets import cache_dir
-from anymal_lib.bank import Bank, build_bank
+from anymal_lib.bank import Bank, profile_bank
 from anymal_lib.contrastive import align_encoder
 from anymal_lib.encoders import Encoder
 from anymal_lib.machine import default_device
@@ -68,7 +68,11 @@ def ready_encoder(
     if path.is_file() and _restored(encoder, path):
         return ReadyEncoder(encoder.eval().requires_grad_(False))
     log.info("Aligning the %s encoder to text on '%s' ...", modality, manifest.card.name)
-    bank = (train_bank or _bank(profile, manifest))(encoder)
+    if train_bank is not None:
+        bank = train_bank(encoder)
+    else:
+        title = f"{manifest.card.name}/train"
+        bank = profile_bank(profile, encoder, manifest.split("train"), title)
     started = time.perf_counter()
     progress = Progress(f"{modality} encoder", spec.align.steps, "steps")
 
@@ -94,18 +98,3 @@ def _restored(encoder: Encoder, path: Path) -> bool:
         log.warning("The cached encoder %s is damaged (%s).", path.name, error)
         return False
     return True
-
-
-def _bank(profile: Profile, manifest: Manifest) -> Callable[[Encoder], Bank]:
-    def build(encoder: Encoder) -> Bank:
-        return build_bank(
-            encoder,
-            manifest.split("train"),
-            batch=profile.encode_batch,
-            max_bad_share=profile.max_bad_share,
-            cache=profile.step.cache_features,
-            spec=profile.modality(encoder.modality).encoder,
-            title=f"{manifest.card.name}/train",
-        )
-
-    return build

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anymal_lib.bank import Bank, build_bank
+from anymal_lib.bank import Bank, profile_bank
 from anymal_lib.contrastive import Retrieval, retrieval
 from anymal_lib.controls import CONTROLS
 from anymal_lib.encoder_cache import ready_encoder
@@ -119,15 +119,8 @@ def bank(
     rows: Sequence[Row] | None = None,
 ) -> Bank:
     """A split of a manifest through the frozen part of an encoder; `rows` in place of all."""
-    return build_bank(
-        encoder,
-        manifest.split(split) if rows is None else rows,
-        batch=profile.encode_batch,
-        max_bad_share=profile.max_bad_share,
-        cache=profile.step.cache_features,
-        spec=profile.modality(encoder.modality).encoder,
-        title=f"{manifest.card.name}/{split}",
-    )
+    rows = manifest.split(split) if rows is None else rows
+    return profile_bank(profile, encoder, rows, f"{manifest.card.name}/{split}")
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def test_what_is_not_to_be_kept_is_not(encode, rows, monkeypatch):
     assert not encode.files()
 
 
-def test_features_of_a_clip_are_laid_out_as_they_are_kept(own_cache, own_encoder, tiny_profile):
+def test_features_are_laid_out_as_they_are_kept(own_encoder):
     """What an encoder gives may be laid out otherwise, and sums over it would round otherwise."""
     encoder = own_encoder("image")
     frozen = encoder.frozen(torch.rand(2, 3, 32, 32))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anymal_lib.bank import Bank, Skipped, build_bank
+from anymal_lib.bank import Bank, Skipped, profile_bank
 from anymal_lib.controls import (
     CONTROLS,
     blank_tokens,
@@ -118,15 +118,8 @@ def _media(model: AnyMAL, task: Task, rows: Sequence[Row]) -> Bank:
             got=f"'{modality}'",
             do="Give other rows, or load a model with this modality.",
         )
-    return build_bank(
-        model.encoders[modality],
-        list(reversed(first.values())),
-        batch=model.profile.encode_batch,
-        max_bad_share=model.profile.max_bad_share,
-        title=f"{task.name}, {modality}",
-        cache=model.profile.step.cache_features,
-        spec=model.spec(modality).encoder,
-    )
+    encoder, media = model.encoders[modality], list(reversed(first.values()))
+    return profile_bank(model.profile, encoder, media, f"{task.name}, {modality}")
 
 
 class _Spans:

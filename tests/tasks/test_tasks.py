@@ -102,7 +102,7 @@ def test_media_that_are_encoded_already_are_not_encoded_again(
     model, reports, bank_of, card_of, monkeypatch
 ):
     bank = bank_of(card_of["image"], "test")
-    monkeypatch.setattr("anymal_lib.tasks.evaluate.build_bank", None)  # a call would fail
+    monkeypatch.setattr("anymal_lib.tasks.evaluate.profile_bank", None)  # a call would fail
     found = evaluate_task(model, TASKS["captions"], bank.rows, bank=bank)
     assert found.said == reports["captions"].said and found.scores == reports["captions"].scores
 
