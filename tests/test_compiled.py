@@ -130,12 +130,13 @@ def test_without_a_compiler_it_is_refused_by_name(llms, monkeypatch, tmp_path, h
     assert_as_it_was(llm)
 
 
-def test_it_repays_for_long_runs_only():
+def test_it_repays_for_whole_runs_and_not_for_a_few_steps():
     mini = load_profile("mini")
     llm = load_llm(mini.llm, bits=32, device="cpu")
     for spec in mini.modalities.values():
-        assert not repays(llm, spec.align.samples, spec.adapter.tokens + spec.max_new_tokens)
-        assert repays(llm, 10_000 * spec.align.batch, 32)
+        tokens = spec.adapter.tokens + spec.max_new_tokens
+        assert repays(llm, spec.align.samples, tokens)
+        assert not repays(llm, 40 * spec.align.batch, tokens)
     assert repays(llm, paper_steps().samples, 128)
 
 
