@@ -60,8 +60,8 @@ def results() -> str:
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
             f" {tuned['seconds'] / 60:.0f} minutes,",
             f"{answered(tuned)}.",
-            f"A longer run, {steps_of('longer'):,} steps of an earlier recipe in"
-            f" {longer['seconds'] / 60:.0f} minutes:",
+            f"With {steps_of('longer'):,} steps instead of {steps_of('mini'):,},"
+            f" {longer['seconds'] / 60:.0f} minutes on a slower processor,",
             f"{answered(longer)}.",
         ]
     )
@@ -124,8 +124,7 @@ def instructions() -> str:
     )
     return "\n".join(
         [
-            f"| mini profile, greedy, exact answers | {default}, the default"
-            f" | {longer} of an earlier recipe |",
+            f"| mini profile, greedy, exact answers | {default}, the default | {longer} |",
             "|---|---|---|",
             *(f"| {row} | {' | '.join(found[row] for found in columns)} |" for row in columns[0]),
             "",
