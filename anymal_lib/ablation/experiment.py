@@ -110,8 +110,13 @@ class Shared:
         return replace(bank, rows=turned)
 
     def profile(self, setting: Setting) -> Profile:
-        """The profile of a setting's runs."""
-        return replace(self.run, asked=setting.asked()).for_modality(MODALITY)
+        """The profile of a setting's runs.
+
+        Layers are compiled where the profile says so, in all runs or in none: decided run by run, a
+        longer one would also be a faster one.
+        """
+        found = replace(self.run, asked=setting.asked()).for_modality(MODALITY)
+        return replace(found, step=replace(found.step, compile=bool(found.step.compile)))
 
     def model(self, setting: Setting, seed: int) -> AnyMAL:
         """A setting's LLM with a fresh adapter."""

@@ -107,6 +107,14 @@ def test_every_cause_has_a_folder_of_its_own(share, shared, tiny_profile):
     assert len(names) == 2 + len(vars(BASE)) + 3
 
 
+@pytest.mark.parametrize(("asked", "all_runs"), [(None, False), (False, False), (True, True)])
+def test_all_runs_compile_or_none_does(share, tiny_profile, asked, all_runs):
+    step = replace(tiny_profile.step, compile=asked)
+    shared = share(profile=replace(tiny_profile, step=step))
+    for steps in (1, 100_000):
+        assert shared.profile(replace(BASE, steps=steps)).step == replace(step, compile=all_runs)
+
+
 def test_held_out_items_begin_with_captions_in_turn(shared):
     bank = shared.held_out
     assert len(bank) == 8
