@@ -76,13 +76,16 @@ def _in_training(layer: nn.Module, index: int) -> Callable[..., Tensor]:
     """The layer's forward pass: compiled where gradients flow, else as it is."""
     plain, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
 
-    def forward(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
+    def forward(states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return plain(*args, past_key_values=past_key_values, **kwargs)
+            return plain(states, *args, past_key_values=past_key_values, **kwargs)
+        if not states.requires_grad and any(p.requires_grad for p in layer.parameters()):
+            # The first layer with LoRA would be another graph, compiled for one layer alone.
+            states = states.detach().requires_grad_()
         prefix = None
         if past_key_values is not None:
             held = past_key_values.layers[index]
             prefix = (held.keys, held.values)
-        return compiled(*args, **{**kwargs, "prefix": prefix, "use_cache": False})
+        return compiled(states, *args, **{**kwargs, "prefix": prefix, "use_cache": False})
 
     return forward

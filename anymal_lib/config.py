@@ -152,6 +152,7 @@ MINI = Profile(
         # where nothing else is to be learned.
         words=TrainSpec(batch=64, learning_rate=2e-3, steps=160, warmup=0.3),
         comparisons=TrainSpec(batch=16, learning_rate=8e-4, steps=300),
+        compared=0.05,
         questions=OPEN_QUESTIONS,
         weights={
             "image": 1.2,

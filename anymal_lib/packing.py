@@ -19,6 +19,7 @@ from anymal_lib.llm import FrozenLLM
 from anymal_lib.prompt import Layout, Prompt, embedded, indices, layouts_of, split_prefix
 
 _ROW = 152  # positions of a text and its branches together: attention grows with their square
+_STEP = 8  # rows are a multiple of so many positions long, so that tensors come in few sizes
 _SAVED = 0.7  # share of the padded positions below which packing pays for reading the text again
 
 
@@ -143,19 +144,39 @@ def _groups(texts: Sequence[tuple[int, ...]], layouts: Sequence[Layout]) -> list
 def _filled(groups: Sequence[_Group], layouts: Sequence[Layout]) -> list[_Row]:
     """Each group in the first row that it fits into, all rows equally long.
 
-    Several rows are as long as a row can be, or the longest group: with tensors of few sizes,
-    memory that one step frees is what the next one asks for.
+    Of the lengths that rows can have, the one that leaves the least to read, filled up or not. It
+    is a multiple of `_STEP`: with tensors of few sizes, memory that one step frees is what the next
+    one asks for.
     """
-    rows: list[_Row] = []
     ordered = sorted(groups, key=lambda group: -group.length)
-    length = max(_ROW, ordered[0].length)
-    for group in ordered:
-        fits = (r for r in rows if len(r.ids) + group.length <= length)
-        if (row := next(fits, None)) is None:
-            rows.append(row := _Row())
-        row.add(group, layouts)
+    shortest = -(-ordered[0].length // _STEP) * _STEP
+    tried = {
+        length: _first_fit(ordered, length)
+        for length in range(shortest, max(_ROW, shortest) + 1, _STEP)
+    }
+    length = min(tried, key=lambda length: len(tried[length]) * length)  # the shortest of equals
+    rows = []
+    for held in tried[length]:
+        rows.append(row := _Row())
+        for group in held:
+            row.add(group, layouts)
     for row in rows if len(rows) > 1 else ():
         row.fill_up(length)
+    return rows
+
+
+def _first_fit(groups: Sequence[_Group], length: int) -> list[list[_Group]]:
+    """Each group in the first row with so much room left."""
+    rows: list[list[_Group]] = []
+    room: list[int] = []
+    for group in groups:
+        fits = (k for k, left in enumerate(room) if group.length <= left)
+        if (k := next(fits, None)) is None:
+            k = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[k].append(group)
+        room[k] -= group.length
     return rows
 
 

@@ -81,6 +81,9 @@ class FinetuneSpec:
     # alone. None: without (both ours).
     words: TrainSpec | None = None
     comparisons: TrainSpec | None = None
+    # Mean loss of the last tenth of the steps of `comparisons` that ends it, from its middle on;
+    # None: it goes on to its last step (ours).
+    compared: float | None = None
     same_question: int = 8  # items of a batch that are asked the same thing (ours)
     max_new_tokens: int = 6  # of an answer
 

@@ -85,9 +85,9 @@ class StepReport:
     seconds: float
 
 
-def final_loss(curve: Sequence[StepReport]) -> float:
-    """Mean loss of the last tenth of the steps."""
-    last = curve[-max(1, len(curve) // 10) :]
+def final_loss(curve: Sequence[StepReport], steps: int | None = None) -> float:
+    """Mean loss of the last tenth of the steps, of so many planned ones or those of the curve."""
+    last = curve[-max(1, (steps or len(curve)) // 10) :]
     return sum(point.loss for point in last) / len(last)
 
 
@@ -125,13 +125,15 @@ def run_steps(
     *,
     folder: Path,
     depends_on: Sequence[Any],
+    enough: float | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> list[StepReport]:
     """Train on all samples in order; returns the loss curve.
 
     Writes `curve.jsonl` and, every `spec.checkpoint_every` steps, a checkpoint below `folder`; a
     run with the same settings continues from it. `depends_on` holds the settings that are not the
-    model's or the spec's. Raises `DataError` when the loss is not finite.
+    model's or the spec's. From the middle of the run on it ends where the mean loss of a tenth of
+    its steps is `enough`. Raises `DataError` when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = trainer.spec
@@ -143,6 +145,9 @@ def run_steps(
     progress = Progress(trainer.name, spec.steps, "steps", done=len(curve))
     with trainer.compiled(), progress, (folder / "curve.jsonl").open("a") as file:
         for batch in trainer.accelerator.prepare(loader):
+            if _has_learned(curve, spec, enough):
+                log.info("%s: learned after %d steps", trainer.name, len(curve))
+                break
             lr, step = trainer.learning_rate, len(curve) + 1
             loss = trainer.step(batch)
             seconds = time.perf_counter() - started
@@ -156,6 +161,12 @@ def run_steps(
                 checkpoints.save(trainer.accelerator, step)
     checkpoints.clear()
     return curve
+
+
+def _has_learned(curve: Sequence[StepReport], spec: TrainSpec, enough: float | None) -> bool:
+    """Whether a run may end before its last step."""
+    half_done = 2 * len(curve) >= spec.steps
+    return enough is not None and half_done and final_loss(curve, spec.steps) <= enough
 
 
 class Trainer(ABC):

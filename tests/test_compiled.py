@@ -12,9 +12,10 @@ from anymal_lib.compiled import compiled_layers, repays
 from anymal_lib.config import load_profile
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import load_llm
+from anymal_lib.lora import add_lora, lora_parameters
 from anymal_lib.model import AnyMAL
 from anymal_lib.prompt import render, split_prefix
-from anymal_lib.specs import StepSpec
+from anymal_lib.specs import LoraSpec, StepSpec
 from anymal_lib.train import train_adapter
 
 ITEM = object()
@@ -83,6 +84,34 @@ def test_one_graph_gives_all_layers_lengths_and_runs_the_plain_gradient(llms, na
         assert abs(loss - own) <= 1e-6 * max(1, own)
         assert (gradient - own_gradient).norm() <= 2e-4 * own_gradient.norm()
     assert_as_it_was(llm)
+
+
+def test_layers_with_lora_are_one_graph_where_nothing_below_learns(tiny_folder):
+    """Modality tokens come from adapters that stay as they are: the first layer reads constants."""
+    llm = load_llm(tiny_folder, bits=32)
+    add_lora(llm, LoraSpec(rank=4, alpha=8), seed=0)
+    learned = lora_parameters(llm)
+    for name, parameter in learned.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    prompts = batches_of(llm, True)[0]
+    spans = [torch.full((3, llm.width), llm.embedding_rms) for _ in prompts]
+    model = AnyMAL(llm, load_profile("mini"))
+
+    def step():
+        loss = model.response_loss(prompts, spans)
+        return loss.item(), torch.autograd.grad(loss, list(learned.values()))
+
+    plain, gradients = step()
+    torch._dynamo.reset()
+    counters.clear()
+    with compiled_layers(llm):
+        ours, own = step()
+    assert len(llm.model.base_model.layers) == 2 and counters["stats"]["unique_graphs"] == 1
+    assert abs(ours - plain) <= 1e-6 * max(1, plain)
+    for found, wanted in zip(own, gradients, strict=True):
+        assert wanted.norm() > 0
+        assert (found - wanted).norm() <= 2e-4 * wanted.norm()
 
 
 def test_answers_are_the_same_before_within_and_after(llms):

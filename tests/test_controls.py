@@ -96,6 +96,16 @@ def test_with_a_wrong_partner_the_model_says_what_it_says_of_that_item(model, ca
         assert all(other.facts[name] != value for name, value in row.facts.items())
 
 
+def test_what_is_known_to_have_been_said_is_not_asked_again(model, case):
+    modality, bank = case
+    known = [f"caption {k}" for k in range(len(bank))]
+    probe = Probe(model, modality, bank, said=known)
+    assert probe.captions() == known
+    assert probe.captions("shuffled") == [known[k] for k in ring(len(bank), 0)]
+    for control in ("blank", "removed"):
+        assert probe.captions(control) == Probe(model, modality, bank).captions(control)
+
+
 def test_likelihoods_are_transformers_own(model, case, own_loss):
     modality, bank = case
     probe, tokens = Probe(model, modality, bank), modality_tokens(model, modality, bank)

@@ -129,12 +129,14 @@ def ground(
     bank: Bank,
     fact_values: Mapping[str, Sequence[str]],
     *,
+    said: Sequence[str] = (),
     seed: int = 0,
 ) -> Grounding:
     """Caption and score every row of `bank` under `CONDITIONS`.
 
-    Raises `DataError` where the rows cannot show anything: fewer than `LEAST_ITEMS`, all of one
-    meaning, or one without a caption.
+    `said` are the model's greedy captions of these rows, where they are known. Raises `DataError`
+    where the rows cannot show anything: fewer than `LEAST_ITEMS`, all of one meaning, or one
+    without a caption.
     """
     bank.require_captions()
     meanings = len({meaning(row) for row in bank.rows})
@@ -145,7 +147,7 @@ def ground(
             got=f"{len(bank)} with {meanings} different meanings",
             do="Give more held-out items, for example by a larger LIMIT.",
         )
-    probe = Probe(model, modality, bank, seed)
+    probe = Probe(model, modality, bank, seed, said=said)
     scores = {c: item_scores(probe.captions(c), bank, fact_values) for c in CONDITIONS}
     likelihoods = {c: probe.log_likelihoods(c) for c in CONDITIONS}
     return Grounding(

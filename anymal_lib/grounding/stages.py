@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,11 +21,23 @@ HeldOut = dict[str, tuple[Manifest, Bank]]  # by modality
 ITEMS = 300  # of each modality: an interval of at most 0.06 on either side of a share
 
 
-def ground_all(model: AnyMAL, items: HeldOut, *, seed: int = 0) -> dict[str, Grounding]:
-    """The report of every modality of which there are held-out items; raises as `ground`."""
+def ground_all(
+    model: AnyMAL,
+    items: HeldOut,
+    *,
+    said: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> dict[str, Grounding]:
+    """The report of every modality of which there are held-out items; raises as `ground`.
+
+    `said` (by modality) are captions of these items that the model has said before.
+    """
+    said = said or {}
     each = track(items.items(), "grounding", total=len(items), unit="modalities")
     return {
-        modality: ground(model, modality, bank, manifest.fact_values, seed=seed)
+        modality: ground(
+            model, modality, bank, manifest.fact_values, said=said.get(modality, ()), seed=seed
+        )
         for modality, (manifest, bank) in each
     }
 

@@ -98,13 +98,14 @@ def finetune(
     lora: bool,
     seed: int,
     folder: Path,
+    enough: float | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> list[StepReport]:
     """Train the model's adapters, with `lora` also LoRA on its LLM; returns the loss curve.
 
     Beside LoRA adapters may stay as they are (`FinetuneSpec.adapters_learn`). Where the LLM has no
     LoRA yet, it gets the profile's; LoRA that it has goes on learning, or without `lora` stays as
-    it is. See `run_steps` for files and errors.
+    it is. See `run_steps` for files, errors and what is `enough`.
     """
     recipe = model.profile.finetuning
     if lora and not has_lora(model.llm):
@@ -134,7 +135,9 @@ def finetune(
         weights_checksum(trainer.learned.state_dict()),
         weights_checksum(model.adapters.state_dict()),
     ]
-    curve = run_steps(trainer, mixture, folder=folder, depends_on=depends_on, on_step=on_step)
+    curve = run_steps(
+        trainer, mixture, folder=folder, depends_on=depends_on, enough=enough, on_step=on_step
+    )
     model.adapters.eval()
     freeze_lora(model.llm)
     return curve

@@ -69,6 +69,7 @@ def compare_words(
         lora=True,
         seed=run.seed,
         folder=run.output / COMPARISONS,
+        enough=model.profile.finetuning.compared,
         on_step=tracked(run, COMPARISONS, model.profile.finetuning, on_step),
     )
     return {COMPARISONS: Tuned(curve, time.perf_counter() - started)}

@@ -94,6 +94,10 @@ def test_words_in_an_items_place_are_the_llms_own_embeddings(llm, own_model, mad
         assert torch.equal(span, model.llm.embed(ids))
 
 
+def only_comparing(spec):
+    return FinetuneSpec(spec, spec, LoraSpec(4, 8), {}, {"comparisons": 1.0})
+
+
 def test_lora_learns_from_words_alone_and_adapters_do_not_move(own_model, made, tmp_path):
     model = own_model()
     spec = TrainSpec(batch=8, learning_rate=3e-3, steps=6)
@@ -107,6 +111,31 @@ def test_lora_learns_from_words_alone_and_adapters_do_not_move(own_model, made, 
     )
     after = model.adapters.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("enough", "steps"),
+    [(None, 6), (0.0, 6), pytest.param(99.0, 3, id="from the middle on")],
+)
+def test_it_ends_where_it_has_learned(own_model, made, tmp_path, enough, steps):
+    spec = TrainSpec(batch=8, learning_rate=3e-3, steps=6, checkpoint_every=2)
+    parts, seen = {"comparisons": made}, []
+
+    def learn(stop_at=None):
+        def on_step(report):
+            seen.append(report.step)
+            if report.step == stop_at:
+                raise KeyboardInterrupt
+
+        model = own_model()
+        model.profile = replace(model.profile, finetune=only_comparing(spec))
+        common = {"lora": True, "seed": 0, "folder": tmp_path, "enough": enough}
+        return finetune(model, Media({}), parts, spec, on_step=on_step, **common)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop_at=3)
+    assert len(learn()) == steps, "also of a run that goes on from a checkpoint"
+    assert seen == [1, 2, 3, *range(3, steps + 1)]
 
 
 def test_whether_to_compile_is_asked_of_words_and_mixture_together(
@@ -132,8 +161,7 @@ def test_whether_to_compile_is_asked_of_words_and_mixture_together(
 
 def test_lists_under_one_question_share_it(made):
     spec = TrainSpec(batch=16, learning_rate=1e-3, steps=4)
-    recipe = FinetuneSpec(spec, spec, LoraSpec(4, 8), {}, {"comparisons": 1.0})
-    mixture = Mixture({"comparisons": made}, recipe, spec, 0)
+    mixture = Mixture({"comparisons": made}, only_comparing(spec), spec, 0)
     for start in range(0, len(mixture), 8):
         drawn = [mixture[k].example for k in range(start, start + 8)]
         assert len({example.question for example in drawn}) == 1
