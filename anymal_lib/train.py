@@ -133,7 +133,7 @@ def run_steps(
     Writes `curve.jsonl` and, every `spec.checkpoint_every` steps, a checkpoint below `folder`; a
     run with the same settings continues from it. `depends_on` holds the settings that are not the
     model's or the spec's. From the middle of the run on it ends where the mean loss of a tenth of
-    its steps is `enough`. Raises `DataError` when the loss is not finite.
+    its steps is at most `enough`. Raises `DataError` when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = trainer.spec
