@@ -23,8 +23,8 @@ from anymal_lib.machine import has_compiler
 log = logging.getLogger(__name__)
 
 # Floating-point operations of a run from which compilation is worth it. On two CPU cores it takes
-# 40 to 60 s, but torch keeps the result on disk, where every later run finds it in about 4 s, and
-# it saves a fifth to a third of a step: a chain of runs repays it though its first one may not. On
+# 30 to 60 s, but torch keeps the result on disk, where every later run finds it in about 4 s, and
+# it saves a tenth to a third of a step: a chain of runs repays it though its first one may not. On
 # an H100 it takes about 15 s and saves nearly a third of a step of the 7B shape, at 360 TFLOP/s of
 # 50 s.
 _REPAID = {"cpu": 1.5e13, "cuda": 2e16}

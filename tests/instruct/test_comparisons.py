@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anymal_lib import train
+from anymal_lib import runs, train
+from anymal_lib.instruct import groundwork
 from anymal_lib.instruct.comparisons import NEGATED, SOURCE, comparisons
 from anymal_lib.instruct.examples import TEXT, Item
 from anymal_lib.instruct.finetune import finetune
 from anymal_lib.instruct.media import Media
 from anymal_lib.instruct.mixture import Mixture
+from anymal_lib.instruct.sets import InstructionSet
 from anymal_lib.instruct.told import told
 from anymal_lib.instruct.verdicts import denies
 from anymal_lib.lora import lora_parameters
@@ -136,6 +138,20 @@ def test_it_ends_where_it_has_learned(own_model, made, tmp_path, enough, steps):
         learn(stop_at=3)
     assert len(learn()) == steps, "also of a run that goes on from a checkpoint"
     assert seen == [1, 2, 3, *range(3, steps + 1)]
+
+
+@pytest.mark.parametrize(("compared", "steps"), [(None, 4), (99.0, 2)])
+def test_the_profile_says_when_words_are_compared_enough(
+    own_model, made, tmp_path, compared, steps
+):
+    model = own_model()
+    spec = TrainSpec(batch=8, learning_rate=3e-3, steps=4)
+    recipe = replace(only_comparing(spec), comparisons=spec, compared=compared)
+    model.profile = replace(model.profile, finetune=recipe)
+    run = runs.start("06_finetune_mmit", {"PROFILE": "mini", "SEED": 0, "OUTPUT_DIR": str(tmp_path)})
+    data = InstructionSet({}, {SOURCE: made, NEGATED: []}, {}, [], Media({}), Media({}))
+    tuned = groundwork.compare_words(run, model, data)
+    assert len(tuned[SOURCE].curve) == steps
 
 
 def test_whether_to_compile_is_asked_of_words_and_mixture_together(
