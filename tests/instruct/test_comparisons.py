@@ -148,7 +148,8 @@ def test_the_profile_says_when_words_are_compared_enough(
     spec = TrainSpec(batch=8, learning_rate=3e-3, steps=4)
     recipe = replace(only_comparing(spec), comparisons=spec, compared=compared)
     model.profile = replace(model.profile, finetune=recipe)
-    run = runs.start("06_finetune_mmit", {"PROFILE": "mini", "SEED": 0, "OUTPUT_DIR": str(tmp_path)})
+    asked = {"PROFILE": "mini", "SEED": 0, "OUTPUT_DIR": str(tmp_path)}
+    run = runs.start("06_finetune_mmit", asked)
     data = InstructionSet({}, {SOURCE: made, NEGATED: []}, {}, [], Media({}), Media({}))
     tuned = groundwork.compare_words(run, model, data)
     assert len(tuned[SOURCE].curve) == steps
