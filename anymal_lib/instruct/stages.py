@@ -303,6 +303,7 @@ def finetuning_metrics(
         "vqa_accuracy": last.vqa.accuracy,
         "vqa_kinds": last.vqa.by_kind,
         "by_stage": {name: found.vqa.accuracy for name, found in by_stage.items()},
+        "questions_by_stage": bars(by_stage)[0],
         "grounding": last.vqa.controls,
         "blind": last.vqa.blind,
         "questions": {name: found.accuracy for name, found in last.questions.items()},

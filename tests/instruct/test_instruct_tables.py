@@ -166,6 +166,9 @@ def test_metrics_gather_every_part_and_are_json(found):
     assert metrics["words"]["imu"]["after"] == {"motion": 0.9}
     assert metrics["after_comparisons"] == {"image": {"yes/no": 1.0}}
     assert metrics["by_stage"] == pytest.approx({"aligned": 0, "projection": 1 / 3, "lora": 2 / 3})
+    every = metrics["questions_by_stage"]
+    assert {name: found["image"] for name, found in every.items()} == metrics["by_stage"]
+    assert every["lora"].keys() == {"image", "imu", "two items"} and every["lora"]["imu"] == 1.0
     assert metrics["vqa_accuracy"] == pytest.approx(2 / 3) and metrics["blind"] == 0.6
     assert metrics["vqa_kinds"] == {"colour": 0.5, "yes/no": 1.0}
     assert metrics["questions"] == {"imu": 1.0}
