@@ -7,12 +7,12 @@ import os
 import shutil
 import statistics
 import time
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEEP = -1, -3, 1 << 30  # of glibc's mallopt (malloc.h)
+_BF16 = ("avx512_bf16", "amx_bf16")  # on x86-64
 
 
 def default_device() -> str:
@@ -20,15 +20,17 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@lru_cache
 def fast_bf16() -> bool:
-    """Whether this machine multiplies bf16 matrices at least as fast as fp32 ones (measured).
+    """Whether this machine has instructions of its own for products of bf16 matrices.
 
-    Processors without bf16 instructions emulate them, several times slower. On a GPU a small
-    product would measure how fast it is started.
+    Without them bf16 is emulated, several times slower than fp32. It goes by what the processor or
+    the GPU says it can do and not by the clock: measured at a bad moment, a run would compute in
+    another type than the next one and end with other bytes.
     """
-    size = 4096 if torch.cuda.is_available() else 512
-    return matmul_gflops(size) >= matmul_gflops(size, dtype=torch.float32)
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    said = torch.cpu.get_capabilities()
+    return any(said.get(name, False) for name in _BF16)
 
 
 def fast_dtype() -> torch.dtype:

@@ -140,7 +140,7 @@ def installed() -> pd.DataFrame:
     found = {
         **versions(),
         "computes on": device_name(),
-        "precision of the LLM": "bf16" if fast_bf16() else "fp32: bf16 is slow here",
+        "precision of the LLM": "bf16" if fast_bf16() else "fp32: bf16 would be emulated",
         "C++ compiler, for compiled layers": "found" if has_compiler() else "not found",
     }
     return pd.DataFrame({"here": found})

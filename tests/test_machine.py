@@ -1,4 +1,4 @@
-"""What the machine can do: measured, and harmless where the C library lacks something."""
+"""What the machine can do: as it says, as measured, and where the C library lacks something."""
 
 import ctypes
 import subprocess
@@ -12,33 +12,56 @@ from anymal_lib import machine
 from anymal_lib.machine import fast_bf16, keep_freed_memory, matmul_gflops, own_gflops
 
 
-@pytest.fixture
-def measured_anew():
-    """`fast_bf16` measures once a process; before and after the test it knows nothing."""
-    fast_bf16.cache_clear()
-    yield
-    fast_bf16.cache_clear()
-
-
-def test_bf16_is_measured_once(measured_anew):
-    first = fast_bf16()
-    assert isinstance(first, bool)
-    assert fast_bf16() is first and fast_bf16.cache_info().misses == 1
+def cpu_with(monkeypatch, *names):
+    """A machine without a GPU whose processor says that it can do these things alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
 
 
 @pytest.mark.parametrize(
-    ("bf16", "fp32", "fast"), [(100.0, 400.0, False), (400.0, 400.0, True), (900.0, 400.0, True)]
+    ("names", "fast"),
+    [
+        (("avx512_f", "avx512_bf16"), True),  # Zen 4, Cooper Lake
+        (("avx512_f", "amx_tile", "amx_bf16"), True),  # Sapphire Rapids
+        (("avx512_f", "avx512_vnni"), False),  # Ice Lake: there bf16 is emulated
+        (("avx2",), False),
+        ((), False),
+    ],
 )
-def test_bf16_is_fast_where_it_multiplies_no_slower(measured_anew, monkeypatch, bf16, fp32, fast):
-    speeds = {torch.bfloat16: bf16, torch.float32: fp32}
-    monkeypatch.setattr(machine, "matmul_gflops", lambda *size, dtype=torch.bfloat16: speeds[dtype])
+def test_bf16_is_fast_where_the_processor_has_instructions_for_it(monkeypatch, names, fast):
+    cpu_with(monkeypatch, *names)
     assert fast_bf16() == fast
-    assert own_gflops() == max(bf16, fp32), "what runs are compared by is the type they run in"
+    assert machine.fast_dtype() == (torch.bfloat16 if fast else torch.float32)
 
 
-def test_measuring_takes_no_random_number_from_a_run(measured_anew):
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_emulates_bf16_is_not_fast_at_it(monkeypatch, native):
+    cpu_with(monkeypatch, "avx512_bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = {True: True, False: native}
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked[including_emulation]
+    )
+    assert fast_bf16() == native
+
+
+def test_the_type_of_a_run_is_no_matter_of_the_clock(monkeypatch):
+    """A disturbed measurement once made one notebook of a chain compute in fp32."""
+    monkeypatch.setattr(machine, "matmul_gflops", lambda *size, dtype: pytest.fail("measured"))
+    assert machine.fast_dtype() in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_speed_is_that_of_the_type_that_runs_have(monkeypatch, fast):
+    cpu_with(monkeypatch, *(["avx512_bf16"] if fast else []))
+    speeds = {torch.bfloat16: 900.0, torch.float32: 400.0}
+    monkeypatch.setattr(machine, "matmul_gflops", lambda *size, dtype: speeds[dtype])
+    assert own_gflops() == (900.0 if fast else 400.0)
+
+
+def test_measuring_takes_no_random_number_from_a_run():
     before = torch.get_rng_state()
-    fast_bf16()
+    matmul_gflops(64)
     assert torch.equal(torch.get_rng_state(), before)
 
 
