@@ -60,8 +60,8 @@ def results() -> str:
             "Brackets are 95 % bootstrap intervals. After fine-tuning with LoRA,"
             f" {tuned['seconds'] / 60:.0f} minutes,",
             f"{answered(tuned)}.",
-            f"With {steps_of('longer'):,} steps instead of {steps_of('mini'):,},"
-            f" {longer['seconds'] / 60:.0f} minutes on a slower processor,",
+            f"With {steps_of('longer'):,} steps instead of {steps_of('mini'):,}, and as many for"
+            f" the adapters alone before, {longer['seconds'] / 60:.0f} minutes,",
             f"{answered(longer)}.",
         ]
     )
@@ -112,10 +112,14 @@ def notebooks() -> str:
 
 def instructions() -> str:
     """The table of fine-tuned answers, by default and after a longer run."""
-    runs = [f"{folder}/06_finetune_mmit" for folder in ("mini", "longer")]
-    columns = [fine_tuned(record(run)) for run in runs]
-    metrics = record(runs[0])["metrics"]
-    stages, compared = metrics["by_stage"], metrics["after_comparisons"]
+    runs = [record(f"{folder}/06_finetune_mmit") for folder in ("mini", "longer")]
+    columns = [fine_tuned(run) for run in runs]
+    compared = runs[0]["metrics"]["after_comparisons"]
+    by_kind = runs[1]["metrics"]["questions_by_stage"]["projection"]
+    few, many = (
+        load_profile("mini").finetuning.projection.steps,
+        runs[1]["parameters"]["PROJECTION_STEPS"],
+    )
     default, longer = (f"{steps_of(folder):,} steps" for folder in ("mini", "longer"))
     unseen = (
         f"{ABOUT[name]} "
@@ -128,8 +132,11 @@ def instructions() -> str:
             "|---|---|---|",
             *(f"| {row} | {' | '.join(found[row] for found in columns)} |" for row in columns[0]),
             "",
-            "easy-VQA on a sample, aligned only and adapters alone:"
-            f" {stages['aligned']:.3f}, {stages['projection']:.3f}.",
+            f"Without LoRA, on a sample of the questions: after {few} steps of the adapters alone,"
+            f" pictures {runs[0]['metrics']['by_stage']['projection']:.3f};",
+            f"after {many}, "
+            + ", ".join(f"{ABOUT.get(what, what)} {share:.3f}" for what, share in by_kind.items())
+            + ".",
             "Yes/no questions, once words were compared and before any item was asked about:"
             f" {'; '.join(unseen)}.",
         ]
@@ -214,28 +221,36 @@ def evaluation() -> str:
 
 
 def ablations() -> str:
-    """The changes of Figure 4, from the stored metrics of notebook 08."""
-    found = record("mini/08_ablations")
-    metrics = found["metrics"]
+    """The changes of Figure 4, from the stored metrics of notebook 08: by default, and longer."""
+    runs = [record(f"{folder}/08_ablations") for folder in ("mini", "longer")]
+    default, longer = (run["metrics"] for run in runs)
     names = {"llm_layers": "LLM layers", "layers": "resampler layers", "tokens": "modality tokens"}
+
+    def cells(change: dict) -> str:
+        loss = change["held_out_loss"]
+        shown = f"{loss['value']:+.2f} ({loss['low']:+.2f} to {loss['high']:+.2f})"
+        return f"{shown} | {change['exact_match']['value']:+.2f}"
+
     rows = [
-        f"| {names.get(c['factor'], c['factor'])} | {c['smaller']} to {c['larger']}"
-        f" | {c['same']} | {loss['value']:+.2f} ({loss['low']:+.2f} to {loss['high']:+.2f})"
-        f" | {c['exact_match']['value']:+.2f} |"
-        for c in metrics["changes"]
-        for loss in [c["held_out_loss"]]
+        f"| {names.get(c['factor'], c['factor'])} | {c['smaller']} to {c['larger']} | {c['same']}"
+        f" | {cells(c)} | {cells(more)} |"
+        for c, more in zip(default["changes"], longer["changes"], strict=True)
     ]
-    shown = sum(holds is True for holds in metrics["findings"].values())
+    steps = [run["metrics"]["runs"][0]["setting"]["steps"] for run in runs]
+    shown = [sum(found is True for found in m["findings"].values()) for m in (default, longer)]
+    minutes = [f"{run['seconds'] / 60:.0f}" for run in runs]
     return "\n".join(
         [
-            "| one change | from, to | at equal | held-out loss, nats | exact captions |",
-            "|---|---|---|---|---|",
+            f"| one change | from, to | at equal | {steps[0]} steps: held-out loss, nats | exact"
+            f" captions | {steps[1]} steps: held-out loss | exact captions |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Mean of {metrics['seeds']} seeds, and 90 % intervals over them, runs paired by"
+            f"Mean of {default['seeds']} seeds, and 90 % intervals over them, runs paired by"
             " seed. Of the paper's",
-            f"{len(metrics['findings'])} findings these seeds show {shown}."
-            f" {found['seconds'] / 60:.0f} minutes, {found['peak_memory_gb']:.1f} GB.",
+            f"{len(default['findings'])} findings these seeds show {shown[0]} after {steps[0]}"
+            f" steps ({minutes[0]} minutes, {runs[0]['peak_memory_gb']:.1f} GB) and {shown[1]}"
+            f" after {steps[1]} ({minutes[1]} minutes, {runs[1]['peak_memory_gb']:.1f} GB).",
         ]
     )
 
