@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from input_checks import refused
@@ -92,6 +92,7 @@ def test_a_window_is_that_part_of_the_whole(sounds, name, start, end):
 
 
 @given(st.sampled_from(["a.wav", "a.m4a", "a.mp3"]), st.floats(0, 2.9), st.floats(0.01, 3))
+@example("a.mp3", 1.33203125, 1.0)  # begins half way between two samples
 @settings(max_examples=60)
 def test_any_window_has_its_length_and_place(sounds, name, start, length):
     end = min(start + length, 3.0)
