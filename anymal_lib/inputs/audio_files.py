@@ -109,7 +109,7 @@ def _read_coded(path: Path, start: float | None, end: float | None) -> tuple[np.
             raise _no_sample(media.name)
         time, frame = opening
         rate = frame.sample_rate
-        # Each of them rounded, as in files that are read by sample: half way it is the same one.
+        # Both rounded, as in plain files: half way between two samples it begins at the same.
         skip = max(0, round(first * rate) - round(time * rate))
         blocks = _coded_blocks(media, frame, frames, skip)
         return _gathered(media.name, blocks, rate, max(first, time), last), rate
