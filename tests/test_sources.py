@@ -61,7 +61,9 @@ def test_cards_are_full_and_pinned(name):
     assert fields["source"] == "pypi-wheel"
     assert fields["files"][0]["sha256"] == fields["sha256"]
     if name.startswith("phrases"):
-        assert fields["files"][0]["rows"] == len(list(phrases.phrases()))
+        splits = [split for split, *_ in phrases.phrases()]
+        rows = splits.count("test") if name == "phrases-merlin" else len(splits)
+        assert fields["files"][0]["rows"] == rows
 
 
 def test_a_card_that_is_not_prepared_says_how(tmp_path):

@@ -18,7 +18,14 @@ from pathlib import Path
 from anymal_lib.assets import WheelAsset, cache_dir, fetch
 from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
 from anymal_lib.rows import refusal
-from anymal_lib.sources import easy_vqa, easy_vqa_questions, moving_shapes, phrases, watch_imu
+from anymal_lib.sources import (
+    easy_vqa,
+    easy_vqa_questions,
+    moving_shapes,
+    phrases,
+    phrases_elsewhere,
+    watch_imu,
+)
 from anymal_lib.sources.catalogue import CARDS, converted_card, not_converted
 
 log = logging.getLogger(__name__)
@@ -28,7 +35,7 @@ BUILDERS = {
     "easy-vqa-questions": easy_vqa_questions,
     "moving-shapes": moving_shapes,
     "phrases": phrases,
-    "phrases-merlin": phrases,
+    "phrases-merlin": phrases_elsewhere,
     "shoulder-imu": watch_imu,
 }
 _PINNED = ("package", "version", "sha256", "member")  # of a card whose source is a wheel

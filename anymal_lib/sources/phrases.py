@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +73,20 @@ def build(member: Path, folder: Path, fold: int) -> list[dict[str, Any]]:
         folder: the manifest's folder to be.
         fold: unused, the held-out pairs are fixed.
     """
+    return render(member, folder, list(phrases()))
+
+
+def render(
+    member: Path, folder: Path, chosen: Sequence[tuple[str, str, Phrase]]
+) -> list[dict[str, Any]]:
+    """Render (split, id, phrase) with a sound bank into ``folder/clips`` and return their rows."""
     (folder / "clips").mkdir()
     bank = member.read_bytes()
-    chosen = list(phrases())
 
     def write(entry: tuple[str, str, Phrase]) -> None:
         write_clip(folder / "clips" / f"{entry[1]}.flac", entry[2], bank)
 
-    with ThreadPoolExecutor() as pool:  # the renderer and the FLAC encoder release the lock
+    with ThreadPoolExecutor() as pool:  # resampling and encoding release the lock
         list(track(pool.map(write, chosen), "sounds", total=len(chosen), unit="files"))
     return [
         {
