@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from anymal_lib import sources
 from anymal_lib.assets import WheelAsset, fetch
-from anymal_lib.manifest import load_card
-from anymal_lib.sources import BUILDERS, CARDS, phrases
+from anymal_lib.manifest import load_card, load_manifest
+from anymal_lib.sources import BUILDERS, CARDS, phrases, prepare
 
 SCORES = list(phrases.phrases())
 AXES = ("instrument", "notes", "direction", "tempo", "register")
@@ -214,3 +215,11 @@ def test_a_rebuild_gives_the_same_bytes_and_another_bank_another_sound(few, tmp_
     for row in rows:
         assert len(row["text"]) == len(phrases.PHRASES)
         assert all(words in text for text in row["text"] for words in row["facts"].values())
+
+
+def test_the_other_bank_is_a_manifest_to_be_tested_on(few, tmp_path, monkeypatch):
+    fetched = bank_of("phrases-merlin")
+    monkeypatch.setattr(sources, "fetch", lambda asset: fetched)
+    monkeypatch.setenv("ANYMAL_CACHE", str(tmp_path))
+    manifest = load_manifest(prepare(CARDS / "phrases-merlin" / "card.yaml"))
+    assert len(manifest.split("test")) == len(manifest.rows) == 6
