@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
+from anymal_lib.attention import Rows, own_attention, takes_own_attention
 from anymal_lib.checksums import weights_checksum
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.machine import default_device, fast_dtype
@@ -81,6 +82,12 @@ def join_masks(mask: Tensor | None, prefix: Prefix | None, rows: int, length: in
     if mask is not None:
         joined[:, len(prefix) :] = mask
     return joined
+
+
+def _causal(length: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Added to scores of attention after `before` positions: (1, 1, length, before + length)."""
+    least = torch.full((length, before + length), torch.finfo(dtype).min, dtype=dtype)
+    return least.triu(before + 1)[None, None].to(device)
 
 
 def _place(mask: Tensor | None, length: int) -> dict[str, Tensor]:
@@ -167,31 +174,73 @@ class FrozenLLM:
         return self._embedding(ids)
 
     def hidden(
-        self, embeddings: Tensor, mask: Tensor | None = None, prefix: Prefix | None = None
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None = None,
+        prefix: Prefix | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states of the LLM's body: (b, t, w) -> (b, t, w).
 
         `mask` (b, t) is True where a position is real; padding on the right needs none, because
-        causal attention never looks there. `prefix` is read before the embeddings.
+        causal attention never looks there. `prefix` is read before the embeddings. `real` (b, t),
+        False for padding on the right, has it taken out before all layers but attention; the states
+        there are then some other position's.
         """
+        before = 0 if prefix is None else len(prefix)
+        if real is not None and self._reads_rows(before + real.shape[1], prefix):
+            return self._hidden_rows(
+                embeddings,
+                _causal(real.shape[1], before, self.dtype, self.device),
+                torch.arange(before, before + real.shape[1]).to(self.device).expand_as(real),
+                real,
+                prefix,
+            )
         cache = None if prefix is None else prefix.cache(len(embeddings))
         mask = join_masks(mask, prefix, *embeddings.shape[:2])
         return self.read(embeddings, mask, cache).last_hidden_state
 
     def hidden_packed(
-        self, embeddings: Tensor, mask: Tensor, positions: Tensor, prefix: Prefix | None = None
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, real: Tensor | None = None
     ) -> Tensor:
         """The same for packed rows (see `anymal_lib.packing`): (r, t, w) -> (r, t, w).
 
-        `mask` (r, 1, t, p + t) is added to the scores of attention; `positions` (r, t).
+        `mask` (r, 1, t, t) is added to the scores of attention; `positions` (r, t); `real` as
+        before.
         """
+        if real is not None and self._reads_rows(0, None):
+            return self._hidden_rows(embeddings, mask, positions, real, None)
         return self._body(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=None if prefix is None else prefix.cache(len(embeddings)),
-            use_cache=prefix is not None,
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
+
+    def _reads_rows(self, length: int, prefix: Prefix | None) -> bool:
+        """Whether rows of so many positions can be read without their padding, and faster."""
+        looks_back = self.window is None or length < self.window  # our mask knows no window
+        unpadded = prefix is None or prefix.mask is None
+        # Compiled layers read padding too: taken out and put back for attention, it cost them more.
+        return not self.compiled and looks_back and unpadded and takes_own_attention(self.model)
+
+    def _hidden_rows(
+        self,
+        embeddings: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        real: Tensor,
+        prefix: Prefix | None,
+    ) -> Tensor:
+        """Hidden states of rows whose real positions are read as one: (r, l, w) -> (r, l, w)."""
+        rows = Rows.of(real)
+        with own_attention(self.model):
+            states = self._body(
+                inputs_embeds=rows.take(embeddings)[None],
+                attention_mask=mask,
+                position_ids=positions[real][None],
+                use_cache=False,
+                rows=rows,
+                prefix=None if prefix is None else prefix.layers,
+            ).last_hidden_state
+        return rows.fill(states[0])
 
     def read(self, embeddings: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Any:
         """The body's output as transformers gives it: (b, t, w) after what `cache` holds.
