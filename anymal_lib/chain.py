@@ -1,6 +1,9 @@
 """The chain of notebooks without a browser: `python -m anymal_lib.chain`, or `make run`.
 
-Notebooks 01 to 07 run through Papermill in order; at the end stands a table of what was reached.
+Notebooks 01 to 07 run through Papermill; at the end stands a table of what was reached. 01 to 05
+need nothing of each other: they run two at a time where cores and memory suffice, each on its share
+of the cores, of which one alone leaves many idle. 06 and 07 follow on all of them.
+
 With `--reference` the run starts from nothing (no results, an empty cache), notebook 00 looks back
 on it at the end, and a copy without this machine's paths is stored under outputs/reference/.
 """
@@ -17,8 +20,12 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir
 from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +35,14 @@ from papermill.exceptions import PapermillExecutionError
 from anymal_lib.assets import cache_dir
 from anymal_lib.config import load_profile
 from anymal_lib.errors import AnyMALError, ConfigError
+from anymal_lib.machine import cores, default_device, total_memory
 from anymal_lib.runs import PARAMETERS, ROOT, from_root, write_text
 
-_COLUMNS = ("notebook", "seconds", "peak memory", "results")
+# Notebooks that need no other's results, in the order in which they start: of the first three, 03
+# takes longest.
+_INDEPENDENT = ("01", "03", "02", "04", "05")
+_MEMORY = 11e9  # bytes of main memory from which two of them run at a time; they take 6.5 GB
+_COLUMNS = ("notebook", "seconds", "done after", "peak memory", "results")
 # What a reference keeps of a notebook's folder.
 _KEPT = ("metrics.json", "curve.jsonl", "curves.jsonl", "*.png")
 _HOME = re.compile(r"(?<![\w.])/(?:home|Users)/\w|(?<![\w.])/root\b|\b[A-Z]:\\+Users\b")
@@ -50,12 +62,13 @@ class Step:
     seconds: float
     record: Mapping[str, Any]
 
-    def cells(self) -> tuple[str, str, str, str]:
-        """This step as a row of the table."""
+    def cells(self, after: float) -> tuple[str, str, str, str, str]:
+        """This step as a row of the table; it was done so many seconds after the run began."""
         memory = self.record.get("peak_memory_gb")
         return (
             self.notebook,
             f"{self.seconds:.0f}",
+            f"{after // 60:.0f}:{after % 60:02.0f}",
             "" if memory is None else f"{memory:.1f} GB",
             headline(self.record.get("metrics", {})),
         )
@@ -132,7 +145,7 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
                 {k: v for k, v in parameters.items() if k in declared or k not in PARAMETERS},
                 kernel_name="python3",
                 progress_bar=False,  # the notebook says more of where it is
-                stdout_file=_Below(),
+                stdout_file=_Below(notebook.stem.partition("_")[0]),
                 extra_arguments=["--log-level=ERROR"],  # ipykernel warns of TCP at each start
             )
     except PapermillExecutionError as error:
@@ -149,10 +162,15 @@ def run_notebook(notebook: Path, output: Path, parameters: Mapping[str, Any]) ->
 
 
 class _Below:
-    """A file that shows what a notebook says, below its name."""
+    """A file that shows what a notebook says, each line with its number."""
+
+    def __init__(self, number: str) -> None:
+        self.number = number
 
     def write(self, text: str) -> None:
-        sys.stdout.writelines(f"    {line}\n" for line in text.splitlines() if line.strip())
+        # Whole lines in one call: another process may write between two.
+        lines = (f"  {self.number}  {line}\n" for line in text.splitlines() if line.strip())
+        sys.stdout.write("".join(lines))
 
     def flush(self) -> None:
         sys.stdout.flush()
@@ -171,28 +189,93 @@ def run_chain(
     *,
     notebooks: Sequence[Path] | None = None,
     fresh: bool = False,
+    jobs: int = 1,
 ) -> Iterator[str]:
     """Run the chain (or `notebooks`) and write a report; yields what to show meanwhile, by line.
 
-    `fresh` removes each notebook's earlier results before it runs.
+    `fresh` removes each notebook's earlier results before it runs. So many of those that need no
+    other run at a time as `jobs` says.
     """
     load_profile(profile)  # an unknown one is refused before anything starts
     whole = notebooks is None
     if notebooks is None:
         notebooks = reference_notebooks() if fresh else chain_notebooks()
     given = {**parameters, "PROFILE": profile, "OUTPUT_DIR": os.path.relpath(output, ROOT)}
-    steps = []
-    for index, notebook in enumerate(notebooks, start=1):
-        yield f"[{index}/{len(notebooks)}] {notebook.stem} ..."
-        if fresh:
-            shutil.rmtree(output / notebook.stem, ignore_errors=True)
-        steps.append(run_notebook(notebook, output, given))
-        _, seconds, _, results = steps[-1].cells()
-        yield f"[{index}/{len(notebooks)}] {notebook.stem}: {seconds} s  {results}".rstrip()
-    rows = [_COLUMNS, *(step.cells() for step in steps)]
+    for notebook in notebooks if fresh else ():
+        shutil.rmtree(output / notebook.stem, ignore_errors=True)
+    began, rows = time.perf_counter(), {}
+    for notebook, step in _run_all(notebooks, output, given, jobs):
+        mark = f"[{notebooks.index(notebook) + 1}/{len(notebooks)}] {notebook.stem}"
+        if step is None:
+            yield f"{mark} ..."
+            continue
+        rows[notebook] = step.cells(time.perf_counter() - began)
+        yield f"{mark}: {rows[notebook][1]} s  {rows[notebook][-1]}".rstrip()
+    table = [_COLUMNS, *(rows[notebook] for notebook in notebooks)]
     report = output / ("report.md" if whole else f"{notebooks[0].stem}.md")
-    write_text(report, f"# AnyMAL, profile {profile}\n\n{_markdown(rows)}\n")
-    yield f"\n{_aligned(rows)}\n\nReport: {_shown(report)}"
+    write_text(report, f"# AnyMAL, profile {profile}\n\n{_markdown(table)}\n")
+    yield f"\n{_aligned(table)}\n\nReport: {_shown(report)}"
+
+
+Event = tuple[Path, Step | None]  # a notebook starts (None), or has ended
+
+
+def _run_all(
+    notebooks: Sequence[Path], output: Path, given: Mapping[str, Any], jobs: int
+) -> Iterator[Event]:
+    """Independent notebooks side by side where more than one may run at a time, then the others."""
+    numbered = {notebook.stem.partition("_")[0]: notebook for notebook in notebooks}
+    first = [numbered[number] for number in _INDEPENDENT if number in numbered]
+    if jobs == 1 or len(first) == 1:
+        first = []
+    others = [notebook for notebook in notebooks if notebook not in first]
+    return chain(_side_by_side(first, output, given, jobs), _in_turn(others, output, given))
+
+
+def _in_turn(notebooks: Sequence[Path], output: Path, given: Mapping[str, Any]) -> Iterator[Event]:
+    for notebook in notebooks:
+        yield notebook, None
+        yield notebook, run_notebook(notebook, output, given)
+
+
+def _side_by_side(
+    notebooks: Sequence[Path], output: Path, given: Mapping[str, Any], jobs: int
+) -> Iterator[Event]:
+    """Each in a process with its share of the cores; where one fails, the running ones still end.
+
+    Raises:
+        NotebookError: one failed.
+    """
+    waiting, running = list(notebooks), dict[Future[Step], Path]()
+    threads = max(1, cores() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _take_share, (threads,)) as pool:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                notebook = waiting.pop(0)
+                running[pool.submit(run_notebook, notebook, output, given)] = notebook
+                yield notebook, None
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                notebook = running.pop(future)
+                try:
+                    yield notebook, future.result()
+                except BrokenProcessPool as error:
+                    reason = "the end of its process (out of memory?)"
+                    raise _stopped(notebook, reason, _shown(output / notebook.name)) from error
+                except NotebookError:
+                    for other in running.values():
+                        _say([f"{notebook.stem} failed; {other.stem} runs to its end first ..."])
+                    raise
+
+
+def _take_share(threads: int) -> None:
+    """Kernels that this process starts compute on so many threads, or as the user's shell says."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def at_a_time() -> int:
+    """How many notebooks run at a time: two, but on a GPU, one core or little memory one."""
+    enough = cores() > 1 and total_memory() >= _MEMORY
+    return 2 if enough and default_device() == "cpu" else 1
 
 
 def _shown(path: Path) -> str:
@@ -298,6 +381,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", action="store_true", help="run afresh, store a reference")
     parser.add_argument("--only", metavar="NUMBER", help="one notebook in place of the chain")
     parser.add_argument(
+        "--jobs",
+        type=int,
+        choices=(1, 2),
+        help="notebooks at a time, of 01 to 05; default: 2 on a CPU with 12 GB of memory, else 1",
+    )
+    parser.add_argument(
         "-p",
         dest="parameters",
         nargs=2,
@@ -313,17 +402,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"PROFILE", "OUTPUT_DIR"} & set(parameters):
         parser.error("PROFILE and OUTPUT_DIR are set with --profile and --output")
     output = from_root(given.output or Path("outputs") / given.profile)
+    jobs = given.jobs or at_a_time()
     try:
         if given.reference:
             target = ROOT / "outputs" / "reference" / given.profile
             with tempfile.TemporaryDirectory(prefix="anymal-cache-") as cache:
                 os.environ["ANYMAL_CACHE"] = cache  # the kernels inherit it
-                _say(run_chain(given.profile, output, parameters, fresh=True))
+                _say(run_chain(given.profile, output, parameters, fresh=True, jobs=jobs))
                 store_reference(output, target)
             _say([f"Reference: {_shown(target)}"])
         else:
             notebooks = numbered(given.only) if given.only else None
-            _say(run_chain(given.profile, output, parameters, notebooks=notebooks))
+            _say(run_chain(given.profile, output, parameters, notebooks=notebooks, jobs=jobs))
     except AnyMALError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -61,6 +61,16 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, _KEEP)
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def total_memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def free_memory() -> int:
     """Bytes of main memory that a program could take now without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -265,10 +266,11 @@ def checkout(tmp_path, monkeypatch):
 
 def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
     root = checkout({"02_b": WRITES, "01_a": WRITES, "08_other": FAILS})
-    assert chain.main(["--output", str(root / "out")]) == 0
+    assert chain.main(["--jobs", "1", "--output", str(root / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == ["01_a", "02_b"]
-    assert lines.count(f"    {sys.executable}") == 2, "what notebooks say, below their names"
+    said = [f"  {number}  {sys.executable}" for number in ("01", "02")]
+    assert [line for line in lines if sys.executable in line] == said, "what notebooks say"
     report = (root / "out" / "report.md").read_text()
     for text in ("\n".join(lines), report):
         assert "1.3 GB" in text and "exact match 50.0 %, arm 75.0 %, recall@1 100.0 %" in text
@@ -279,12 +281,78 @@ def test_chain_runs_in_order_in_this_environment_and_reports(checkout, capsys):
 
 def test_chain_stops_at_a_failing_notebook_with_its_reason(checkout, capsys):
     root = checkout({"01_a": FAILS, "02_b": WRITES})
-    assert chain.main(["--output", str(root / "out")]) == 1
+    assert chain.main(["--jobs", "1", "--output", str(root / "out")]) == 1
     shown = capsys.readouterr()
     assert "02_b" not in shown.out
     assert "row 7: expected a caption, but got nothing. Write one. See " in shown.err
     assert "01_a.ipynb" in shown.err and "Traceback" not in shown.err
     assert (root / "out" / "01_a.ipynb").is_file()
+
+
+WAITS = """
+import os, pathlib, time
+folder = pathlib.Path(OUTPUT_DIR)
+(folder / "{stem}").mkdir(parents=True)
+deadline = time.monotonic() + 60
+while not all((folder / stem).is_dir() for stem in ("01_a", "03_c")):
+    assert time.monotonic() < deadline, "the other never started"
+    time.sleep(0.05)
+print("threads", os.environ["OMP_NUM_THREADS"])
+"""
+LAST = """
+import os, pathlib
+there = sorted(path.name for path in pathlib.Path(OUTPUT_DIR).iterdir() if path.is_dir())
+print("after", *there, "own threads" if "OMP_NUM_THREADS" in os.environ else "all threads")
+"""
+
+
+def side_by_side(folder, sources):
+    """What the chain says that runs such notebooks two at a time, and the report."""
+    for stem, source in sources.items():
+        cells = ['PROFILE = "mini"\nOUTPUT_DIR = None', source.strip().format(stem=stem)]
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+        notebook.cells[0].metadata = {"tags": ["parameters"]}
+        notebook.metadata = METADATA
+        nbformat.write(notebook, folder / f"{stem}.ipynb")
+    notebooks = [Path(os.path.relpath(folder / f"{stem}.ipynb", ROOT)) for stem in sources]
+    return chain.run_chain("mini", folder / "out", {}, notebooks=notebooks, jobs=2)
+
+
+def test_independent_notebooks_run_side_by_side_on_their_share_of_the_cores(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    sources = {"01_a": WAITS, "02_b": WRITES, "03_c": WAITS, "06_f": LAST}
+    lines = list(side_by_side(tmp_path, sources))
+    assert [line.split()[0] for line in lines if line.endswith("...")] == [
+        "[1/4]", "[3/4]", "[2/4]", "[4/4]",
+    ]  # fmt: skip
+    said = capfd.readouterr().out.splitlines()
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {f"  {number}  threads {share}" for number in ("01", "03")} <= set(said)
+    assert "  06  after 01_a 02_b 03_c all threads" in said
+    table = (tmp_path / "out" / "01_a.md").read_text().splitlines()[2:]
+    assert [row.split()[1] for row in table[2:]] == list(sources), "in order of their numbers"
+
+
+def test_the_one_beside_a_failing_notebook_runs_to_its_end(tmp_path, capfd):
+    slow = 'import time\ntime.sleep(4)\nopen(OUTPUT_DIR + "/ended", "w").close()'
+    with pytest.raises(chain.NotebookError, match="row 7: expected a caption"):
+        list(side_by_side(tmp_path, {"01_a": FAILS, "02_b": WRITES, "03_c": slow}))
+    assert (tmp_path / "out" / "ended").is_file()
+    assert not (tmp_path / "out" / "02_b").exists(), "no other starts"
+    assert "01_a failed; 03_c runs to its end first ..." in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "device", "jobs"),
+    [(2, 16e9, "cpu", 2), (1, 16e9, "cpu", 1), (2, 8e9, "cpu", 1), (16, 64e9, "cuda", 1)],
+)
+def test_two_run_at_a_time_where_there_is_room(monkeypatch, cores, memory, device, jobs):
+    monkeypatch.setattr(chain, "cores", lambda: cores)
+    monkeypatch.setattr(chain, "total_memory", lambda: memory)
+    monkeypatch.setattr(chain, "default_device", lambda: device)
+    assert chain.at_a_time() == jobs
 
 
 def test_unknown_profile_is_refused_before_anything_runs(checkout, capsys):
