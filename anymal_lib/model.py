@@ -18,9 +18,9 @@ from anymal_lib.bank import encode_aligned, encode_frozen
 from anymal_lib.config import load_profile
 from anymal_lib.encoders import Encoder
 from anymal_lib.errors import InputError
-from anymal_lib.llm import FrozenLLM, join_masks, load_llm
+from anymal_lib.llm import FrozenLLM, Prefix, join_masks, load_llm
 from anymal_lib.modalities import modality_of
-from anymal_lib.packing import pack, saves
+from anymal_lib.packing import Packed, pack, saves
 from anymal_lib.progress import track
 from anymal_lib.prompt import (
     Dialogue,
@@ -32,8 +32,6 @@ from anymal_lib.prompt import (
     split_prefix,
 )
 from anymal_lib.specs import ModalitySpec, Profile
-
-_FULL = 0.9  # share of real positions above which telling them apart saves nothing
 
 
 class AnyMAL:
@@ -120,26 +118,40 @@ class AnyMAL:
         self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]
     ) -> Tensor:
         """Log-likelihood of each learned token (k,), prompt by prompt."""
-        prefix = None
-        if self.profile.step.prefix and (self.llm.learns or saves(prompts, modality_tokens)):
-            packed = pack(self.llm, prompts, modality_tokens)
-            # The mask of packed rows knows no window of attention.
-            if self.llm.window is None or packed.positions.max() < self.llm.window:
-                states = self.llm.hidden_packed(
-                    packed.embeddings, packed.mask, packed.positions, self._read(packed.real)
-                )
-                return self._of_rows(states, packed.rows, packed.targets)
-        if self.profile.step.prefix and not self.llm.learns:
-            texts, prompts = zip(*map(split_prefix, prompts), strict=True)
-            prefix = self.llm.remember(texts)
+        packed, prefix, prompts = self._arranged(prompts, modality_tokens)
+        if packed is not None:
+            states = self.llm.hidden_packed(
+                packed.embeddings, packed.mask, packed.positions, prefix
+            )
+            return self._of_rows(states, packed.rows, packed.targets)
         # Padding on the right needs no mask: causal attention never looks there.
         batch = splice(self.llm, prompts, modality_tokens, pad_left=False)
-        states = self.llm.hidden(batch.embeddings, prefix=prefix, real=self._read(batch.real))
+        states = self.llm.hidden(batch.embeddings, prefix=prefix)
         return self._of_rows(states, batch.rows, batch.targets)
 
-    def _read(self, real: Tensor) -> Tensor | None:
-        """Which positions are to be told apart from padding; None where that saves nothing."""
-        return real if self.profile.step.unpad and real.float().mean() <= _FULL else None
+    def _arranged(
+        self, prompts: Sequence[Prompt], modality_tokens: Sequence[Tensor]
+    ) -> tuple[Packed | None, Prefix | None, Sequence[Prompt]]:
+        """Packed rows where they pay, the constant before all rows where there is one, and what
+        then remains of the prompts.
+        """
+        switches, llm = self.profile.step, self.llm
+        if not switches.prefix:
+            return None, None, prompts
+        if llm.learns or saves(prompts, modality_tokens):
+            packed = self._in_window(pack(llm, prompts, modality_tokens))
+            if packed is not None or llm.learns:
+                return packed, None, prompts
+        texts, rest = zip(*map(split_prefix, prompts), strict=True)
+        prefix, packed = llm.remember(texts), None
+        if switches.unpad and len(set(texts)) == 1:
+            packed = self._in_window(pack(llm, rest, modality_tokens, prefix))
+        return packed, prefix, rest
+
+    def _in_window(self, packed: Packed) -> Packed | None:
+        """None where attention has a window that the mask of packed rows would have to know."""
+        window = self.llm.window
+        return packed if window is None or packed.positions.max() < window else None
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Prompt], spans: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -97,7 +97,7 @@ class StepSpec:
     caption_logits: bool = True  # logits of the response's tokens only, not of every position
     prefix: bool = True  # text before the first item read once: constant while the LLM is frozen
     sort_micro_batches: bool = True  # samples of a step by length, so that less is padded
-    unpad: bool = True  # padding is read by attention alone, unless layers are compiled
+    unpad: bool = True  # prompts after a constant prefix share rows, so that little is padded
     cache_features: bool | None = None  # keep encoded rows; None: where they fit into memory
     keep_memory: bool = True  # freed memory stays with the process, where the C library can
     compile: bool | None = None  # decoder layers; None: when the planned steps repay it

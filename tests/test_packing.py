@@ -196,12 +196,43 @@ def test_short_groups_share_a_row(llms):
     assert_equal(*(step(llm, batch, prefix, "") for prefix in (True, False)))
 
 
-def test_batches_of_several_rows_are_equally_long(llms):
-    """Whatever they hold, so that their tensors come in few sizes."""
+def test_rows_with_texts_come_in_few_lengths(llms):
+    """So that what one step frees is what the next one asks for."""
     batches = [[asked(LONG, k, answer="red") for k in range(50, n)] for n in (53, 57)]
     shapes = [pack(llms["llama"], *rendered(llms["llama"], b)).mask.shape for b in batches]
-    assert shapes[0][0] != shapes[1][0] > 1
-    assert shapes[0][1:] == shapes[1][1:]
+    assert shapes[1][0] > shapes[0][0]
+    assert all(length % 8 == 0 for rows, *_, length in shapes if rows > 1)
+
+
+def test_a_group_is_cut_where_its_parts_fill_rows_better(llms):
+    """Of one text and twenty prompts a row holds some; as many in the last as in the others."""
+    llm = llms["llama"]
+    prompts, spans = rendered(llm, [asked("What is it? ", 6, answer="red") for _ in range(20)])
+    rows, length = pack(llm, prompts, spans).positions.shape
+    branch = 6 + len(prompts[0].pieces[1]) + len(prompts[0].response) - 1
+    read = rows * len(prompts[0].pieces[0]) + 20 * branch
+    assert rows > 1 and read > 0.9 * rows * length
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_prompts_after_a_constant_prefix_share_rows(tiny_folder, gemma_folder, name):
+    """Read in rows of several or one each: the same likelihoods and gradients."""
+    llm = load_llm({"llama": tiny_folder, "gemma": gemma_folder}[name], bits=32)
+    batch = [asked("What is it? ", 2 + k % 3, answer="red " * (1 + 3 * (k % 5))) for k in range(9)]
+    prompts, spans = rendered(llm, batch)
+    found, shapes = [], []
+    llm.model.base_model.layers[0].register_forward_pre_hook(
+        lambda layer, args: shapes.append(tuple(args[0].shape[:2]))
+    )
+    for unpad in (True, False):
+        model = AnyMAL(llm, replace(load_profile("mini"), step=StepSpec(unpad=unpad)))
+        loss = model.response_loss(prompts, spans)
+        found.append((loss.item(), [torch.cat(torch.autograd.grad(loss, spans))], []))
+    assert_equal(*found)
+    _, (rows, length), (plain_rows, plain_length) = shapes  # the first read is the prefix
+    assert plain_rows == len(batch)
+    if name == "llama":  # gemma's window is shorter than the prompts
+        assert rows < len(batch) and rows * length < 0.8 * plain_rows * plain_length
 
 
 def one_by_one(llm, prompts, spans):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -227,8 +229,17 @@ def test_a_rebuild_gives_the_same_bytes(tmp_path, imu):
     assert csv.read_bytes() == (imu.card.path.parent / "recordings" / csv.name).read_bytes()
 
 
+def test_two_notebooks_at_a_time_prepare_the_same_data_once(monkeypatch, tmp_path):
+    built, card = [], CARDS / "shoulder-imu" / "card.yaml"
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(watch_imu, "build", lambda *a: built.append(a) or time.sleep(0.5) or [])
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(prepare, [card] * 4))
+    assert len(built) == len(paths) == 1 and paths.pop().is_file()
+
+
 def test_a_new_build_version_gets_a_new_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "_move", lambda fresh, final: None)
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(watch_imu, "build", lambda *a: [])
     card = CARDS / "shoulder-imu" / "card.yaml"
     old = prepare(card)

@@ -24,12 +24,13 @@ from anymal_lib.metrics.facts import words
 from anymal_lib.model import AnyMAL
 from anymal_lib.rows import Row
 
-# Nats by which the item must make the answer likelier than none does: a fifth, so that a question
-# whose answer is right three times in four anyway is kept where the item makes it sure.
-_OVER_NONE = math.log(6 / 5)
+# Nats by which the item must make the answer likelier than none does, so that a question whose
+# answer is right five times in six anyway is kept where the item makes it sure.
+_OVER_NONE = math.log(1.15)
 # And by which likelier than one at least of so many others, which take its place one after another.
-# Of ten values, "no" is wrong for one item in ten.
-_OVER_OTHER, _OTHERS = math.log(5), 32
+# Of ten values, "no" is wrong for one item in ten. Where it is, it is far from likely: a few odd
+# items make an answer some five times less likely that has nothing to do with them.
+_OVER_OTHER, _OTHERS = math.log(10), 32
 _LIKELY = 0.5  # probability of an answer from which the judge agrees with it
 
 REASONS = (

