@@ -294,7 +294,7 @@ import os, pathlib, time
 folder = pathlib.Path(OUTPUT_DIR)
 (folder / "{stem}").mkdir(parents=True)
 deadline = time.monotonic() + 60
-while not all((folder / stem).is_dir() for stem in ("01_a", "03_c")):
+while not all((folder / stem).is_dir() for stem in ("01_a", "04_d")):
     assert time.monotonic() < deadline, "the other never started"
     time.sleep(0.05)
 print("threads", os.environ["OMP_NUM_THREADS"])
@@ -322,15 +322,15 @@ def test_independent_notebooks_run_side_by_side_on_their_share_of_the_cores(
     tmp_path, capfd, monkeypatch
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    sources = {"01_a": WAITS, "02_b": WRITES, "03_c": WAITS, "06_f": LAST}
+    sources = {"01_a": WAITS, "02_b": WRITES, "04_d": WAITS, "06_f": LAST}
     lines = list(side_by_side(tmp_path, sources))
     assert [line.split()[0] for line in lines if line.endswith("...")] == [
         "[1/4]", "[3/4]", "[2/4]", "[4/4]",
     ]  # fmt: skip
     said = capfd.readouterr().out.splitlines()
     share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert {f"  {number}  threads {share}" for number in ("01", "03")} <= set(said)
-    assert "  06  after 01_a 02_b 03_c all threads" in said
+    assert {f"  {number}  threads {share}" for number in ("01", "04")} <= set(said)
+    assert "  06  after 01_a 02_b 04_d all threads" in said
     table = (tmp_path / "out" / "01_a.md").read_text().splitlines()[2:]
     assert [row.split()[1] for row in table[2:]] == list(sources), "in order of their numbers"
 
@@ -338,10 +338,10 @@ def test_independent_notebooks_run_side_by_side_on_their_share_of_the_cores(
 def test_the_one_beside_a_failing_notebook_runs_to_its_end(tmp_path, capfd):
     slow = 'import time\ntime.sleep(4)\nopen(OUTPUT_DIR + "/ended", "w").close()'
     with pytest.raises(chain.NotebookError, match="row 7: expected a caption"):
-        list(side_by_side(tmp_path, {"01_a": FAILS, "02_b": WRITES, "03_c": slow}))
+        list(side_by_side(tmp_path, {"01_a": FAILS, "02_b": WRITES, "04_d": slow}))
     assert (tmp_path / "out" / "ended").is_file()
     assert not (tmp_path / "out" / "02_b").exists(), "no other starts"
-    assert "01_a failed; 03_c runs to its end first ..." in capfd.readouterr().out
+    assert "01_a failed; 04_d runs to its end first ..." in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
