@@ -144,7 +144,7 @@ MINI = Profile(
     },
     finetune=FinetuneSpec(
         projection=TrainSpec(batch=32, learning_rate=1e-3, steps=30),
-        lora_train=TrainSpec(batch=32, learning_rate=5e-4, steps=300),
+        lora_train=TrainSpec(batch=32, learning_rate=5e-4, steps=270),
         # Words are read below as they were; above they are compared.
         lora=LoraSpec(rank=16, alpha=64, first_layer=10),
         adapters_learn=False,  # their tokens are to stay words
