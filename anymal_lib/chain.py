@@ -2,7 +2,7 @@
 
 Notebooks 01 to 07 run through Papermill; at the end stands a table of what was reached. 01 to 05
 need nothing of each other: they run two at a time where cores and memory suffice, each on its share
-of the cores, of which one alone leaves many idle. 06 and 07 follow on all of them.
+of the cores: one alone leaves them idle now and then. 06 and 07 follow on all of them.
 
 With `--reference` the run starts from nothing (no results, an empty cache), notebook 00 looks back
 on it at the end, and a copy without this machine's paths is stored under outputs/reference/.
